@@ -1,0 +1,146 @@
+"""Models and training states as files: safetensors for numbers, JSON for words, `COMMIT` to say that all is there.
+
+Where the files go is the caller's: saving takes `write(name, bytes)`, loading takes `read(name) -> bytes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from .process import Diffusion, DiffusionConfig
+from .unet import UNet, UNetConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    Write = Callable[[str, bytes], None]
+    Read = Callable[[str], bytes]
+
+WEIGHTS, CONFIG, COMMIT = "model.safetensors", "config.json", "COMMIT"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that is needed to draw samples."""
+
+    unet: UNet
+    diffusion: Diffusion
+    classes: list[str]
+    """names by label; empty for an unconditional model"""
+    chunk: int
+    """images in every network call of a sampler, see `sample_images`"""
+    sampler: dict[str, Any]
+    """settings that the model was made to be sampled with, by name"""
+
+
+def save_model(write: Write, model: Model) -> None:
+    """Write `model.safetensors` and `config.json`, which rebuild the model without any other knowledge."""
+    weights = {name: tensor.detach().contiguous() for name, tensor in model.unet.state_dict().items()}
+    write(WEIGHTS, safetensors.torch.save(weights))
+    config = {
+        "format_version": FORMAT_VERSION,
+        "unet": asdict(model.unet.config),
+        "diffusion": asdict(model.diffusion.config),
+        "classes": model.classes,
+        "chunk": model.chunk,
+        "sampler": model.sampler,
+    }
+    write(CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def load_model(read: Read) -> Model:
+    """The model that `save_model` wrote, on the CPU, in float32 and eval mode.
+
+    Raises ValueError if the config is of another format, or the weights are cut short or of another network.
+    """
+    config = json.loads(read(CONFIG))
+    if config["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"model format_version must be {FORMAT_VERSION}, got {config['format_version']}")
+    shape = config["unet"]
+    lists = {name: tuple(value) for name, value in shape.items() if isinstance(value, list)}
+    unet = UNet(UNetConfig(**{**shape, **lists}))
+    load_weights(unet, _tensors(read, WEIGHTS))
+    unet = unet.eval().to(memory_format=torch.channels_last)
+    return Model(
+        unet, Diffusion(DiffusionConfig(**config["diffusion"])), config["classes"], config["chunk"], config["sampler"]
+    )
+
+
+def load_weights(unet: UNet, weights: dict[str, Tensor]) -> None:
+    """Copy weights into a network. Raises ValueError, naming the first difference, if they are of another one."""
+    expected = {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ValueError(
+                f"weights are of another network: {name} should be {expected.get(name, 'absent')}, "
+                f"is {found.get(name, 'absent')}"
+            )
+    unet.load_state_dict(weights)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A moment of a training run, from which it goes on as if it had never stopped."""
+
+    step: int
+    """optimiser steps done"""
+    model: dict[str, Tensor]
+    emas: list[dict[str, Tensor]]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+    """what else there is to know, as JSON"""
+
+
+def save_checkpoint(write: Write, checkpoint: Checkpoint) -> None:
+    """Write the files of a checkpoint and, last, `COMMIT` with the sha256 of each."""
+    digests: dict[str, str] = {}
+
+    def put(name: str, data: bytes) -> None:
+        write(name, data)
+        digests[name] = hashlib.sha256(data).hexdigest()
+
+    put("model.safetensors", safetensors.torch.save(_contiguous(checkpoint.model)))
+    for i, ema in enumerate(checkpoint.emas):
+        put(f"ema-{i}.safetensors", safetensors.torch.save(_contiguous(ema)))
+    put("optimizer.safetensors", safetensors.torch.save(_contiguous(checkpoint.optimizer)))
+    state = {"step": checkpoint.step, "num_emas": len(checkpoint.emas), **checkpoint.state}
+    put("state.json", (json.dumps(state, indent=2) + "\n").encode())
+    write(COMMIT, (json.dumps(digests, indent=2) + "\n").encode())
+
+
+def load_checkpoint(read: Read) -> Checkpoint:
+    """The checkpoint that `save_checkpoint` wrote. Raises ValueError if it is not whole (see `COMMIT`)."""
+    try:
+        digests = json.loads(read(COMMIT))
+        files = {name: read(name) for name in digests}
+    except (FileNotFoundError, json.JSONDecodeError) as err:
+        raise ValueError(f"checkpoint is not whole: {err}") from err
+    for name, data in files.items():
+        if hashlib.sha256(data).hexdigest() != digests[name]:
+            raise ValueError(f"checkpoint is not whole: {name} does not have the sha256 that COMMIT says")
+    state = json.loads(files["state.json"])
+    emas = [safetensors.torch.load(files[f"ema-{i}.safetensors"]) for i in range(state.pop("num_emas"))]
+    model, optimizer = (safetensors.torch.load(files[f"{name}.safetensors"]) for name in ("model", "optimizer"))
+    return Checkpoint(state.pop("step"), model, emas, optimizer, state)
+
+
+def _tensors(read: Read, name: str) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(read(name))
+    except safetensors.SafetensorError as err:
+        raise ValueError(f"{name} is damaged: {err}") from err
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

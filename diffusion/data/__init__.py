@@ -1,0 +1,1 @@
+"""Verified shard sets: making them from images, reading them, and the order in which training sees them."""

@@ -1,0 +1,110 @@
+"""A finished shard set: `dataset.json`, the manifest, and the tars they vouch for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .shards import SPLITS, ShardReport, TarStats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pyarrow as pa
+
+    from ..files import Folder
+    from .plan import Plan
+
+DATASET = "dataset.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """What `dataset.json` says. `tars` is sorted by name."""
+
+    folder: Folder
+    image_size: int
+    channels: int
+    classes: list[str]
+    tars: list[TarStats]
+    rejects: dict[str, int]
+    config: dict[str, Any]
+    config_fingerprint: str
+    source_fingerprint: str
+    digest: str
+
+    def split(self, name: str) -> list[TarStats]:
+        """The tars of one split, in order."""
+        return [tar for tar in self.tars if tar.split == name]
+
+    def num_samples(self, split: str) -> int:
+        """How many samples a split has."""
+        return sum(tar.num_samples for tar in self.split(split))
+
+    def manifest(self, tar: TarStats, columns: list[str]) -> pa.Table:
+        """The manifest's rows of one tar, in its order."""
+        part = f"manifest.parquet/part-{tar.name[-10:-4]}.parquet"
+        table = self.folder.read_table(part, columns=[*columns, "split"])
+        return table.filter([split == tar.split for split in table["split"].to_pylist()]).select(columns)
+
+
+def digest_of(tars: Iterable[TarStats]) -> str:
+    """The name of the content: 32 hex characters of the sha256 over the sorted "name sha256" lines."""
+    lines = sorted(f"{tar.name} {tar.sha256}\n" for tar in tars)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
+
+
+def commit(plan: Plan, reports: list[ShardReport], out: Folder) -> ShardSet:
+    """Write `dataset.json`, from which moment the set exists.
+
+    Raises ValueError, leaving the records, if too many pictures were refused or none is left to train on.
+    """
+    tars = sorted((tar for report in reports for tar in report.tars), key=lambda tar: tar.name)
+    rejects: Counter[str] = Counter()
+    for report in reports:
+        rejects.update(report.rejects)
+    check_rejects(plan, rejects, out)
+    if not any(tar.split == "train" for tar in tars):
+        raise ValueError(f"val_fraction={plan.config['val_fraction']} left no image to train on, of {plan.num_images}")
+    value = {
+        "image_size": plan.config["image_size"],
+        "channels": plan.channels,
+        "classes": plan.classes,
+        "tars": [asdict(tar) for tar in tars],
+        "rejects": dict(rejects),
+        "config": plan.config,
+        "config_fingerprint": plan.config_fingerprint,
+        "source_fingerprint": plan.source_fingerprint,
+        "digest": digest_of(tars),
+    }
+    counts = {split: sum(tar.num_samples for tar in tars if tar.split == split) for split in SPLITS}
+    out.write_json(DATASET, {"format_version": FORMAT_VERSION, "counts": counts, **value})
+    return open_shard_set(out)
+
+
+def check_rejects(plan: Plan, rejects: Counter[str], out: Folder) -> None:
+    """Raise ValueError if more than `max_reject_fraction` of what claims to be a picture was refused."""
+    refused = rejects.total() - (plan.num_items - plan.num_images)
+    limit = plan.config["max_reject_fraction"]
+    if refused > limit * plan.num_images:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in rejects.most_common())
+        raise ValueError(
+            f"{refused} of {plan.num_images} images were refused ({reasons}), more than max_reject_fraction={limit}; "
+            f"see {out.uri}/rejects.parquet, mend them or raise the limit"
+        )
+
+
+def open_shard_set(folder: Folder) -> ShardSet:
+    """Read `dataset.json`. Raises FileNotFoundError if the set was not finished, ValueError if it is of another format."""
+    if not folder.exists(DATASET):
+        raise FileNotFoundError(f"no finished shard set at {folder.uri}: it has no {DATASET}")
+    value = folder.read_json(DATASET)
+    version = value.pop("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{folder.uri} is a shard set of format {version}; this version reads {FORMAT_VERSION}")
+    value.pop("counts")
+    value["tars"] = [TarStats(**tar) for tar in value["tars"]]
+    return ShardSet(folder=folder, **value)

@@ -1,0 +1,117 @@
+"""Where images come from: a folder (subfolders are classes), or the digits that scikit-learn ships."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from pyarrow import fs
+
+from ..files import Folder
+from .images import SUFFIXES, encode_png
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DIGITS = "digits"
+
+
+class Item(NamedTuple):
+    """One input: its name within the source, its label (-1: none) and what changes when its content may have."""
+
+    source: str
+    label: int
+    stamp: str
+
+
+class Source(Protocol):
+    """Anything that lists its images in a fixed order and reads one by name."""
+
+    classes: list[str]
+    """names by label; empty when there are no labels"""
+    channels: int
+    """1 or 3: what its pictures are when the user does not say"""
+
+    def items(self) -> Iterator[Item]:
+        """Every input once, in an order that depends on the source alone."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an image file."""
+
+
+def open_source(uri: str) -> Source:
+    """`digits`, or a folder by path or URI. Raises ValueError if there is no such folder, or no image in it."""
+    return DigitsSource() if uri == DIGITS else FolderSource(uri)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file claims to be a picture, by its suffix."""
+    return name.lower().endswith(SUFFIXES)
+
+
+class FolderSource:
+    """The files under a folder. With subfolders, each one directly inside is a class, by sorted name.
+
+    Files and folders whose name begins with a dot are not looked at.
+    """
+
+    channels = 3
+
+    def __init__(self, uri: str) -> None:
+        self.folder = Folder(uri)
+        if self.folder.fs.get_file_info(self.folder.path).type != fs.FileType.Directory:
+            raise ValueError(f"source must be a folder of images, or {DIGITS!r}; there is no folder {self.folder.uri}")
+        top = [info for info in self.folder.entries() if not info.base_name.startswith(".")]
+        self.classes = [info.base_name for info in top if info.type == fs.FileType.Directory]
+        loose = [info.base_name for info in top if info.type == fs.FileType.File and is_image_name(info.base_name)]
+        if self.classes and loose:
+            raise ValueError(
+                f"source must have images either in subfolders (its classes) or directly inside, not both: "
+                f"{self.folder.uri} has {len(self.classes)} folders and also {loose[0]}"
+            )
+
+    def items(self) -> Iterator[Item]:
+        """Depth first, each folder sorted: never more than one folder's listing in memory."""
+        if not self.classes:
+            yield from self._walk("", label=-1)
+        for label, name in enumerate(self.classes):
+            yield from self._walk(name, label)
+
+    def read(self, name: str) -> bytes:
+        """Raises OSError if it cannot be read."""
+        return self.folder.read(name)
+
+    def _walk(self, prefix: str, label: int) -> Iterator[Item]:
+        for info in self.folder.entries(prefix):
+            name = f"{prefix}/{info.base_name}" if prefix else info.base_name
+            if info.base_name.startswith("."):
+                continue
+            if info.type == fs.FileType.Directory:
+                yield from self._walk(name, label)
+            else:
+                yield Item(name, label, f"{info.size}/{info.mtime_ns}")
+
+
+class DigitsSource:
+    """The 1,797 handwritten digits (8x8, 17 grey levels, 10 classes) of UCI's optdigits, as scikit-learn ships them."""
+
+    classes: list[str] = [str(digit) for digit in range(10)]
+    channels = 1
+
+    @cached_property
+    def _data(self) -> tuple[np.ndarray, np.ndarray]:
+        from sklearn.datasets import load_digits  # half a second to import: not for those who bring their own images
+
+        digits = load_digits()
+        return (digits.images / 16 * 255).round().astype(np.uint8), digits.target
+
+    def items(self) -> Iterator[Item]:
+        """In scikit-learn's order."""
+        for index, label in enumerate(self._data[1]):
+            yield Item(f"{DIGITS}/{index:04d}.png", int(label), "1")
+
+    def read(self, name: str) -> bytes:
+        """The digit as a PNG of 8x8 pixels."""
+        index = int(name.removeprefix(f"{DIGITS}/").removesuffix(".png"))
+        return encode_png(self._data[0][index][:, :, None])

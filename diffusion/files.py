@@ -1,0 +1,107 @@
+"""A folder at a URI, local or in an object store, whose files appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Folder:
+    """A folder by URI (`s3://…`, `gs://…`) or local path. Names are relative, with "/" between parts.
+
+    It need not exist: writing makes it. Raises ValueError for a URI of an unknown kind.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        self.uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser().resolve())
+        try:
+            self.fs, self.path = fs.FileSystem.from_uri(self.uri)
+        except (pa.ArrowInvalid, OSError) as err:
+            raise ValueError(f"cannot open {self.uri}: {err}") from err
+        self.is_local = isinstance(self.fs, fs.LocalFileSystem)
+
+    def __truediv__(self, name: str) -> Folder:
+        """The folder inside this one."""
+        return Folder(f"{self.uri.rstrip('/')}/{name}")
+
+    def at(self, name: str) -> str:
+        """The filesystem's own path of a file in here."""
+        return f"{self.path.rstrip('/')}/{name}"
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a whole file: on a local disk under a temporary name, synced, then renamed."""
+        if not self.is_local:
+            with self.fs.open_output_stream(self.at(name)) as stream:
+                stream.write(data)
+            return
+        path = Path(self.at(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes:
+        """A whole file. Raises FileNotFoundError."""
+        with self.fs.open_input_file(self.at(name)) as stream:
+            data: bytes = stream.read()
+        return data
+
+    def read_range(self, name: str, offset: int, num_bytes: int) -> bytes:
+        """`num_bytes` from `offset`; fewer where the file ends. Raises FileNotFoundError."""
+        with self.fs.open_input_file(self.at(name)) as stream:
+            data: bytes = stream.read_at(num_bytes, offset)
+        return data
+
+    def exists(self, name: str) -> bool:
+        """Whether a file (not a folder) of this name is here."""
+        return bool(self.fs.get_file_info(self.at(name)).type == fs.FileType.File)
+
+    def entries(self, name: str = "") -> Iterator[fs.FileInfo]:
+        """What is directly in here (or in the folder `name`), sorted by name; nothing if it does not exist."""
+        selector = fs.FileSelector(self.at(name).rstrip("/"), allow_not_found=True)
+        yield from sorted(self.fs.get_file_info(selector), key=lambda info: info.base_name)
+
+    def names(self, name: str = "") -> list[str]:
+        """The base names of `entries`."""
+        return [info.base_name for info in self.entries(name)]
+
+    def delete(self, name: str) -> None:
+        """Remove a file or a folder with all that is in it; no error if it is not there."""
+        kind = self.fs.get_file_info(self.at(name)).type
+        if kind == fs.FileType.Directory:
+            self.fs.delete_dir(self.at(name))
+        elif kind == fs.FileType.File:
+            self.fs.delete_file(self.at(name))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write `value` as readable JSON with sorted keys."""
+        self.write(name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        """Raises FileNotFoundError, or ValueError where the file is not JSON."""
+        return json.loads(self.read(name))
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a Parquet file."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        self.write(name, sink.getvalue().to_pybytes())
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Read a Parquet file, or some columns of it."""
+        return pq.read_table(self.at(name), columns=columns, filesystem=self.fs)
