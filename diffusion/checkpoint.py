@@ -70,9 +70,13 @@ def load_model(read: Read) -> Model:
     lists = {name: tuple(value) for name, value in shape.items() if isinstance(value, list)}
     unet = UNet(UNetConfig(**{**shape, **lists}))
     load_weights(unet, _tensors(read, WEIGHTS))
-    unet = unet.eval().to(memory_format=torch.channels_last)
+    unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(
-        unet, Diffusion(DiffusionConfig(**config["diffusion"])), config["classes"], config["chunk"], config["sampler"]
+        unet.eval(),
+        Diffusion(DiffusionConfig(**config["diffusion"])),
+        config["classes"],
+        config["chunk"],
+        config["sampler"],
     )
 
 

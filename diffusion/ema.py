@@ -22,7 +22,7 @@ class Ema:
             raise ValueError(f"ema decay must lie in [0, 1), got {decay}")
         self.decay = decay
         self.num_updates = 0
-        self.parameters = list(model.parameters())
+        self.parameters: list[Tensor] = list(model.parameters())
         self.averages = {name: p.detach().clone() for name, p in model.named_parameters()}
 
     @torch.no_grad()

@@ -178,7 +178,8 @@ class Attention(nn.Module):
         """x + attention(norm(x))."""
         pixels = self.norm(x).flatten(2).transpose(1, 2)
         attended = F.scaled_dot_product_attention(self.query(pixels), self.key(pixels), self.value(pixels))
-        return x + self.out(attended).transpose(1, 2).view_as(x)
+        out: Tensor = self.out(attended)
+        return x + out.transpose(1, 2).view_as(x)
 
 
 class Downsample(nn.Module):
@@ -188,7 +189,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, stride=2)
 
-    def forward(self, x: Float[Tensor, "b c h w"], embedding: Tensor) -> Float[Tensor, "b c h/2 w/2"]:
+    def forward(self, x: Float[Tensor, "b c h w"], _embedding: Tensor) -> Float[Tensor, "b c h/2 w/2"]:
         """The embedding is not used; every module of a level has the same signature."""
         out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
         return out
@@ -201,7 +202,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, x: Float[Tensor, "b c h w"], embedding: Tensor) -> Float[Tensor, "b c 2*h 2*w"]:
+    def forward(self, x: Float[Tensor, "b c h w"], _embedding: Tensor) -> Float[Tensor, "b c 2*h 2*w"]:
         """The embedding is not used; every module of a level has the same signature."""
         out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return out

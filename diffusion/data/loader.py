@@ -48,19 +48,20 @@ class SampleReader:
         self._ends = np.cumsum(self.shard_sizes)
         self._manifests: dict[int, dict[str, list[int | str]]] = {}
         decoded_bytes = sum(self.shard_sizes) * shard_set.channels * shard_set.image_size**2
-        self._cache: dict[int, tuple[UInt8[ndarray, "c h w"], int]] | None = {} if decoded_bytes <= cache_bytes else None
+        self._cache: dict[int, tuple[UInt8[ndarray, "c h w"], int]] | None = (
+            {} if decoded_bytes <= cache_bytes else None
+        )
 
     def read(self, positions: Iterable[int]) -> tuple[UInt8[ndarray, "n c h w"], Int64[ndarray, "n"]]:
-        """Images and labels (-1: none). Raises ValueError, naming the tar, if a sample is not what the manifest says."""
+        """Images and labels (-1: none). Raises ValueError, naming the tar, if one is not what the manifest says."""
         samples = [self._sample(int(position)) for position in positions]
         return np.stack([image for image, _ in samples]), np.array([label for _, label in samples], dtype=np.int64)
 
     def _sample(self, position: int) -> tuple[UInt8[ndarray, "c h w"], int]:
-        if self._cache is None:
-            return self._fetch(position)
-        if position not in self._cache:
-            self._cache[position] = self._fetch(position)
-        return self._cache[position]
+        sample = self._kept.get(position) or self._fetch(position)
+        if self._keep:
+            self._kept[position] = sample
+        return sample
 
     def _fetch(self, position: int) -> tuple[UInt8[ndarray, "c h w"], int]:
         nth = int(np.searchsorted(self._ends, position, side="right"))

@@ -88,7 +88,7 @@ class EpochOrder:
         return np.concatenate(parts)
 
     def _window(self, lane: int, window: int) -> Int64[ndarray, "w"]:
-        """The positions in one window of a lane, in the order in which they are seen; the last one asked for is kept."""
+        """The positions in one window of a lane, in the order in which they are seen."""
         kept = self._windows.get(lane)
         if kept is None or kept[0] != window:
             start = window * self.config.shuffle_window

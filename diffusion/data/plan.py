@@ -83,10 +83,12 @@ class Plan:
 
     @property
     def num_blocks(self) -> int:
+        """Of up to 64 inputs."""
         return -(-self.num_items // BLOCK_ITEMS)
 
     @property
     def num_shards(self) -> int:
+        """Each with as many blocks as its target of samples takes."""
         return -(-self.num_blocks // self._blocks_per_shard)
 
     def blocks(self, shard: int) -> list[int]:
@@ -139,7 +141,7 @@ def read_plan(out: Folder) -> Plan | None:
 
 def read_items(out: Folder, blocks: list[int]) -> list[tuple[str, int]]:
     """(source, label) of every input of these blocks."""
-    items = []
+    items: list[tuple[str, int]] = []
     for block in blocks:
         with out.fs.open_input_file(out.at(_file_name(block // BLOCKS_PER_FILE))) as stream:
             table = pq.ParquetFile(stream).read_row_group(block % BLOCKS_PER_FILE)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from .shards import SPLITS, ShardReport, TarStats
+from .shards import NOT_AN_IMAGE_NAME, SPLITS, ShardReport, TarStats, part_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,19 +21,25 @@ DATASET = "dataset.json"
 FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True)
-class ShardSet:
-    """What `dataset.json` says. `tars` is sorted by name."""
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What is known of a set before its first shard is made."""
 
-    folder: Folder
     image_size: int
     channels: int
     classes: list[str]
-    tars: list[TarStats]
-    rejects: dict[str, int]
     config: dict[str, Any]
     config_fingerprint: str
     source_fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSet(Header):
+    """What `dataset.json` says. `tars` is sorted by name."""
+
+    folder: Folder
+    tars: list[TarStats]
+    rejects: dict[str, int]
     digest: str
 
     def split(self, name: str) -> list[TarStats]:
@@ -46,8 +52,7 @@ class ShardSet:
 
     def manifest(self, tar: TarStats, columns: list[str]) -> pa.Table:
         """The manifest's rows of one tar, in its order."""
-        part = f"manifest.parquet/part-{tar.name[-10:-4]}.parquet"
-        table = self.folder.read_table(part, columns=[*columns, "split"])
+        table = self.folder.read_table(part_name("manifest", tar.shard), columns=[*columns, "split"])
         return table.filter([split == tar.split for split in table["split"].to_pylist()]).select(columns)
 
 
@@ -57,48 +62,60 @@ def digest_of(tars: Iterable[TarStats]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
 
 
-def commit(plan: Plan, reports: list[ShardReport], out: Folder) -> ShardSet:
-    """Write `dataset.json`, from which moment the set exists.
-
-    Raises ValueError, leaving the records, if too many pictures were refused or none is left to train on.
-    """
+def commit(header: Header, reports: list[ShardReport], out: Folder) -> ShardSet:
+    """Write `dataset.json`, from which moment the set exists."""
     tars = sorted((tar for report in reports for tar in report.tars), key=lambda tar: tar.name)
-    rejects: Counter[str] = Counter()
-    for report in reports:
-        rejects.update(report.rejects)
-    check_rejects(plan, rejects, out)
-    if not any(tar.split == "train" for tar in tars):
-        raise ValueError(f"val_fraction={plan.config['val_fraction']} left no image to train on, of {plan.num_images}")
+    counts = {split: sum(tar.num_samples for tar in tars if tar.split == split) for split in SPLITS}
     value = {
-        "image_size": plan.config["image_size"],
-        "channels": plan.channels,
-        "classes": plan.classes,
+        **asdict(header),
+        "format_version": FORMAT_VERSION,
+        "counts": counts,
         "tars": [asdict(tar) for tar in tars],
-        "rejects": dict(rejects),
-        "config": plan.config,
-        "config_fingerprint": plan.config_fingerprint,
-        "source_fingerprint": plan.source_fingerprint,
+        "rejects": count_rejects(reports),
         "digest": digest_of(tars),
     }
-    counts = {split: sum(tar.num_samples for tar in tars if tar.split == split) for split in SPLITS}
-    out.write_json(DATASET, {"format_version": FORMAT_VERSION, "counts": counts, **value})
+    out.write_json(DATASET, value)
     return open_shard_set(out)
 
 
-def check_rejects(plan: Plan, rejects: Counter[str], out: Folder) -> None:
-    """Raise ValueError if more than `max_reject_fraction` of what claims to be a picture was refused."""
-    refused = rejects.total() - (plan.num_items - plan.num_images)
+def commit_plan(plan: Plan, reports: list[ShardReport], out: Folder) -> ShardSet:
+    """Commit the shards of a plan.
+
+    Raises ValueError, leaving the records, if more than `max_reject_fraction` of what claims to be a picture was
+    refused, or none is left to train on.
+    """
+    rejects = count_rejects(reports)
+    refused = sum(count for reason, count in rejects.items() if reason != NOT_AN_IMAGE_NAME)
     limit = plan.config["max_reject_fraction"]
     if refused > limit * plan.num_images:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in rejects.most_common())
+        reasons = ", ".join(f"{reason} {count}" for reason, count in rejects.items())
         raise ValueError(
             f"{refused} of {plan.num_images} images were refused ({reasons}), more than max_reject_fraction={limit}; "
             f"see {out.uri}/rejects.parquet, mend them or raise the limit"
         )
+    if not any(tar.split == "train" for report in reports for tar in report.tars):
+        raise ValueError(f"val_fraction={plan.config['val_fraction']} left no image to train on, of {plan.num_images}")
+    header = Header(
+        image_size=plan.config["image_size"],
+        channels=plan.channels,
+        classes=plan.classes,
+        config=plan.config,
+        config_fingerprint=plan.config_fingerprint,
+        source_fingerprint=plan.source_fingerprint,
+    )
+    return commit(header, reports, out)
+
+
+def count_rejects(reports: list[ShardReport]) -> dict[str, int]:
+    """How many inputs were refused, by reason, the most frequent first."""
+    rejects: Counter[str] = Counter()
+    for report in reports:
+        rejects.update(report.rejects)
+    return dict(rejects.most_common())
 
 
 def open_shard_set(folder: Folder) -> ShardSet:
-    """Read `dataset.json`. Raises FileNotFoundError if the set was not finished, ValueError if it is of another format."""
+    """Read `dataset.json`. Raises FileNotFoundError if there is none, ValueError if it is of another format."""
     if not folder.exists(DATASET):
         raise FileNotFoundError(f"no finished shard set at {folder.uri}: it has no {DATASET}")
     value = folder.read_json(DATASET)

@@ -41,11 +41,27 @@ REJECTS_SCHEMA = pa.schema([("source", pa.string()), ("reason", pa.string()), ("
 NOT_AN_IMAGE_NAME = "not_an_image_name"  # never claimed to be a picture: recorded, but not held against the source
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A picture on its way into a shard."""
+
+    index: int
+    split: str
+    image: bytes
+    """PNG"""
+    label: int
+    """-1: none"""
+    side: int
+    source: str
+    source_sha256: str
+
+
 @dataclass(frozen=True)
 class TarStats:
     """One tar of a shard set."""
 
     name: str
+    shard: int
     split: str
     num_samples: int
     num_bytes: int
@@ -68,29 +84,39 @@ class ShardReport:
 
 
 def make_shard(plan: Plan, shard: int, out: Folder) -> ShardReport:
-    """Write one shard's tars, its manifest and its rejects, and its report last. Safe to run again.
+    """Make one shard of a plan. Safe to run again.
 
     Raises OSError where the storage fails; an input that fails is a row in the rejects.
     """
     source = open_source(plan.config["source"])
     items = read_items(out, plan.blocks(shard))
     order = generator(plan.config["seed"], "samples", lane=shard).permutation(len(items))
-    rows: list[dict[str, Any]] = []
-    images: list[bytes] = []
+    samples: list[Sample] = []
     rejects: list[dict[str, str]] = []
     for index, (name, label) in enumerate(items[i] for i in order):
         try:
-            row, image = _read_sample(source, name, plan)
+            samples.append(_read_sample(source, name, label, index, plan))
         except Rejected as err:
             rejects.append({"source": name, "reason": err.reason, "detail": err.detail})
-            continue
-        rows.append({"key": f"{shard:06d}-{index:06d}", "shard": shard, "index": index, "label": label, **row})
-        images.append(image)
-    tars = [_write_split(split, shard, rows, images, out) for split in SPLITS]
-    out.write_table(_part("manifest", shard), pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA))
+    return write_shard(shard, samples, rejects, out)
+
+
+def write_shard(shard: int, samples: list[Sample], rejects: list[dict[str, str]], out: Folder) -> ShardReport:
+    """Write the tars of one shard, read back and checked, its manifest and its rejects, and its report last."""
+    rows: list[dict[str, Any]] = []
+    tars: list[TarStats] = []
+    for split in SPLITS:
+        mine = [sample for sample in samples if sample.split == split]
+        if mine:
+            name = f"{split}-{shard:06d}.tar"
+            data = write_tar(_entry(shard, sample) for sample in mine)
+            rows += _manifest_rows(shard, mine, data)
+            out.write(name, data)
+            tars.append(TarStats(name, shard, split, len(mine), len(data), hashlib.sha256(data).hexdigest()))
+    out.write_table(part_name("manifest", shard), pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA))
     if rejects:
-        out.write_table(_part("rejects", shard), pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA))
-    report = ShardReport(shard, [tar for tar in tars if tar], dict(Counter(row["reason"] for row in rejects)))
+        out.write_table(part_name("rejects", shard), pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA))
+    report = ShardReport(shard, tars, dict(Counter(row["reason"] for row in rejects)))
     out.write_json(_report_name(shard), asdict(report))
     return report
 
@@ -108,53 +134,51 @@ def split_of(source_sha256: str, val_fraction: float) -> str:
     return "val" if int(source_sha256[:8], 16) < val_fraction * 2**32 else "train"
 
 
-def _read_sample(source: Source, name: str, plan: Plan) -> tuple[dict[str, Any], bytes]:
+def part_name(table: str, shard: int) -> str:
+    """Where the rows of one shard are, in the folder of `manifest` or `rejects`."""
+    return f"{table}.parquet/part-{shard:06d}.parquet"
+
+
+def _read_sample(source: Source, name: str, label: int, index: int, plan: Plan) -> Sample:
     if not is_image_name(name):
         raise Rejected(NOT_AN_IMAGE_NAME, "its suffix is not that of an image")
     try:
         data = source.read(name)
     except (FileNotFoundError, PermissionError) as err:  # other faults of the storage fail the task, which is retried
         raise Rejected("unreadable", str(err)) from err
-    size: int = plan.config["image_size"]
-    image = encode_png(fit_image(data, size, plan.channels))
     source_sha256 = hashlib.sha256(data).hexdigest()
-    row = {
-        "split": split_of(source_sha256, plan.config["val_fraction"]),
-        "num_bytes": len(image),
-        "width": size,
-        "height": size,
-        "source": name,
-        "source_sha256": source_sha256,
-        "sha256": hashlib.sha256(image).hexdigest(),
-    }
-    return row, image
+    return Sample(
+        index=index,
+        split=split_of(source_sha256, plan.config["val_fraction"]),
+        image=encode_png(fit_image(data, plan.config["image_size"], plan.channels)),
+        label=label,
+        side=plan.config["image_size"],
+        source=name,
+        source_sha256=source_sha256,
+    )
 
 
-def _write_split(
-    split: str, shard: int, rows: list[dict[str, Any]], images: list[bytes], out: Folder
-) -> TarStats | None:
-    """Write the tar of one split, checked member by member against the rows, whose offsets it fills in."""
-    mine = [(row, image) for row, image in zip(rows, images, strict=True) if row["split"] == split]
-    if not mine:
-        return None
-    samples: list[dict[str, str | bytes]] = []
-    for row, image in mine:
-        label = {"cls": str(row["label"]).encode()} if row["label"] >= 0 else {}
-        samples.append({"__key__": row["key"], "png": image, **label})
-    data = write_tar(samples)
-    written = [member for member in read_headers(data) if member.name.endswith(".png")]
-    for (row, _), member in zip(mine, written, strict=True):
-        row["offset"] = member.offset
-        image = data[member.offset : member.offset + member.num_bytes]
-        if member.name != f"{row['key']}.png" or hashlib.sha256(image).hexdigest() != row["sha256"]:
-            raise AssertionError(f"{split}-{shard:06d}.tar does not read back as written at {member.name}")
-    name = f"{split}-{shard:06d}.tar"
-    out.write(name, data)
-    return TarStats(name, split, len(mine), len(data), hashlib.sha256(data).hexdigest())
+def _key(shard: int, sample: Sample) -> str:
+    return f"{shard:06d}-{sample.index:06d}"
 
 
-def _part(table: str, shard: int) -> str:
-    return f"{table}.parquet/part-{shard:06d}.parquet"
+def _entry(shard: int, sample: Sample) -> dict[str, str | bytes]:
+    entry: dict[str, str | bytes] = {"__key__": _key(shard, sample), "png": sample.image}
+    return entry if sample.label < 0 else {**entry, "cls": str(sample.label).encode()}
+
+
+def _manifest_rows(shard: int, samples: list[Sample], tar: bytes) -> list[dict[str, Any]]:
+    """A row a sample, with its offset found in the tar; raises RuntimeError if the tar does not hold it unchanged."""
+    images = [member for member in read_headers(tar) if member.name.endswith(".png")]
+    rows = []
+    for sample, member in zip(samples, images, strict=True):
+        if member.name != f"{_key(shard, sample)}.png" or member.data(tar) != sample.image:
+            raise RuntimeError(f"shard {shard} does not read back as it was written, at {member.name}")
+        row = {name: getattr(sample, name) for name in ("split", "index", "label", "source", "source_sha256")}
+        place = {"offset": member.offset, "num_bytes": member.num_bytes, "width": sample.side, "height": sample.side}
+        sha256 = hashlib.sha256(sample.image).hexdigest()
+        rows.append({"key": _key(shard, sample), "shard": shard, "sha256": sha256, **place, **row})
+    return rows
 
 
 def _report_name(shard: int) -> str:

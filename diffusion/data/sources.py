@@ -96,8 +96,10 @@ class FolderSource:
 class DigitsSource:
     """The 1,797 handwritten digits (8x8, 17 grey levels, 10 classes) of UCI's optdigits, as scikit-learn ships them."""
 
-    classes: list[str] = [str(digit) for digit in range(10)]
     channels = 1
+
+    def __init__(self) -> None:
+        self.classes = [str(digit) for digit in range(10)]
 
     @cached_property
     def _data(self) -> tuple[np.ndarray, np.ndarray]:

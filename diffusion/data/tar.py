@@ -24,6 +24,10 @@ class Member(NamedTuple):
     offset: int
     num_bytes: int
 
+    def data(self, tar: bytes) -> bytes:
+        """Its bytes, out of those of the whole archive."""
+        return tar[self.offset : self.offset + self.num_bytes]
+
 
 def write_tar(samples: Iterable[dict[str, str | bytes]]) -> bytes:
     """A WebDataset tar of samples like {"__key__": "000000-000001", "png": b"…", "cls": b"7"}; equal in, equal out."""

@@ -49,9 +49,13 @@ def test_the_key_is_128_bits_of_sha256():
 
 
 def test_a_stream_is_the_same_in_every_release():
-    words = first_words(0, "sample", 1, 0)
+    words = generator(0, "sample", step=1, lane=0).bit_generator.random_raw(3)
 
-    assert words == [11400489784643736465, 1, 2, 3]
+    assert words.tolist() == [
+        15897877188839468690,
+        6828020525931306301,
+        11907171485255219388,
+    ]  # recorded: a change would orphan every published seed
 
 
 def test_a_stream_does_not_depend_on_draws_from_another():
@@ -63,13 +67,13 @@ def test_a_stream_does_not_depend_on_draws_from_another():
 
 
 def test_global_random_state_is_neither_read_nor_changed():
-    np.random.seed(0)  # noqa: NPY002 - the state that must not matter
+    np.random.seed(0)
     torch.manual_seed(0)
     state, first = torch.get_rng_state(), first_words(0, "noise")
-    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+    numpy_state = np.random.get_state()[1].copy()
     generator(0, "noise").standard_normal(1000)
     untouched = torch.equal(torch.get_rng_state(), state)
-    numpy_untouched = np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    numpy_untouched = np.array_equal(np.random.get_state()[1], numpy_state)
     torch.manual_seed(1)
 
     assert untouched
