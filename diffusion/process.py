@@ -68,7 +68,10 @@ def target(
     x0: Float[Tensor, "b c h w"],
     eps: Float[Tensor, "b c h w"],
 ) -> Float[Tensor, "b c h w"]:
-    """What the network should say: eps, x0, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans & Ho 2022)."""
+    """What the network should say: eps, x0, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0.
+
+    v is that of Salimans & Ho 2022, appendix D.
+    """
     if prediction == "v":
         return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x0
     return eps if prediction == "eps" else x0

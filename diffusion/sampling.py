@@ -81,9 +81,9 @@ def ddpm(
 
 
 def ddim(
-    denoise: Denoiser, x: Float[Tensor, "b c h w"], timesteps: Sequence[int], diffusion: Diffusion, noise: Noise
+    denoise: Denoiser, x: Float[Tensor, "b c h w"], timesteps: Sequence[int], diffusion: Diffusion, _noise: Noise
 ) -> Iterator[Float[Tensor, "b c h w"]]:
-    """Deterministic sampling (Song et al. 2021, eq. 12 with eta = 0) over any descending timesteps; no noise used."""
+    """Deterministic sampling (Song et al. 2021, eq. 12 with eta = 0) over any descending timesteps."""
     for t, t_next in pairwise([*timesteps, CLEAN]):
         alpha_bar_next = _alpha_bar(diffusion, t_next)
         x0, eps = denoise(x, t)

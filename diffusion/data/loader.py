@@ -48,9 +48,8 @@ class SampleReader:
         self._ends = np.cumsum(self.shard_sizes)
         self._manifests: dict[int, dict[str, list[int | str]]] = {}
         decoded_bytes = sum(self.shard_sizes) * shard_set.channels * shard_set.image_size**2
-        self._cache: dict[int, tuple[UInt8[ndarray, "c h w"], int]] | None = (
-            {} if decoded_bytes <= cache_bytes else None
-        )
+        self._keep = decoded_bytes <= cache_bytes
+        self._kept: dict[int, tuple[UInt8[ndarray, "c h w"], int]] = {}
 
     def read(self, positions: Iterable[int]) -> tuple[UInt8[ndarray, "n c h w"], Int64[ndarray, "n"]]:
         """Images and labels (-1: none). Raises ValueError, naming the tar, if one is not what the manifest says."""
