@@ -80,6 +80,10 @@ class Folder:
         """The base names of `entries`."""
         return [info.base_name for info in self.entries(name)]
 
+    def download(self, destination: Path) -> None:
+        """Copy all files in here, at any depth, into a local folder."""
+        fs.copy_files(self.path, str(destination), source_filesystem=self.fs)
+
     def delete(self, name: str) -> None:
         """Remove a file or a folder with all that is in it; no error if it is not there."""
         kind = self.fs.get_file_info(self.at(name)).type

@@ -21,15 +21,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetConfig:
-    """The shape of a UNet. Sizes in pixels."""
+class NetworkConfig:
+    """The shape of a UNet, apart from what the data decides."""
 
-    image_size: int = 32
-    """side of the square picture; divisible by 2^(levels - 1)"""
-    image_channels: int = 3
-    """1 grey, 3 RGB"""
-    num_classes: int = 0
-    """0: unconditional; else labels 0 … num_classes - 1, and num_classes is the null class of guidance"""
     base_channels: int = 128
     """width of the first level"""
     channel_mults: tuple[int, ...] = (1, 2, 2, 2)
@@ -44,9 +38,34 @@ class UNetConfig:
     """groups of every GroupNorm"""
 
     def __post_init__(self) -> None:
-        shrink = 2 ** (len(self.channel_mults) - 1)
         if not self.channel_mults or min(self.channel_mults) < 1:
             raise ValueError(f"channel_mults must be one or more positive integers, got {self.channel_mults}")
+        if self.norm_groups < 1 or self.base_channels < 1 or self.base_channels % self.norm_groups:
+            raise ValueError(
+                f"base_channels must be a positive multiple of norm_groups={self.norm_groups}, got {self.base_channels}"
+            )
+        if self.base_channels % 2:
+            raise ValueError(f"base_channels must be even, got {self.base_channels}")
+        if self.num_res_blocks < 1:
+            raise ValueError(f"num_res_blocks must be at least 1, got {self.num_res_blocks}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig(NetworkConfig):
+    """A network for pictures of one size and kind."""
+
+    image_size: int = 32
+    """side of the square picture in pixels; divisible by 2^(levels - 1)"""
+    image_channels: int = 3
+    """1 grey, 3 RGB"""
+    num_classes: int = 0
+    """0: unconditional; else labels 0 … num_classes - 1, and num_classes is the null class of guidance"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shrink = 2 ** (len(self.channel_mults) - 1)
         if self.image_size < 1 or self.image_size % shrink:
             raise ValueError(
                 f"image_size must be a positive multiple of {shrink} for {len(self.channel_mults)} levels, "
@@ -56,16 +75,6 @@ class UNetConfig:
             raise ValueError(f"image_channels must be 1 to 4, got {self.image_channels}")
         if self.num_classes < 0:
             raise ValueError(f"num_classes must be at least 0, got {self.num_classes}")
-        if self.norm_groups < 1 or self.base_channels < 1 or self.base_channels % self.norm_groups:
-            raise ValueError(
-                f"base_channels must be a multiple of norm_groups={self.norm_groups}, got {self.base_channels}"
-            )
-        if self.base_channels % 2:
-            raise ValueError(f"base_channels must be even, got {self.base_channels}")
-        if self.num_res_blocks < 1:
-            raise ValueError(f"num_res_blocks must be at least 1, got {self.num_res_blocks}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
 
 class UNet(nn.Module):

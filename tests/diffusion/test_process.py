@@ -40,9 +40,6 @@ def posterior_coefficients(diffusion, t):
     return of_x0.item(), of_x_t.item(), variance
 
 
-# The forward chain and its closed form
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_chain_has_the_mean_and_variance_of_the_closed_form_at_every_t(schedule):
     diffusion = process(schedule)
@@ -98,9 +95,6 @@ def test_the_last_x_t_tells_almost_nothing_of_the_picture(schedule, bound):
     nats = (alpha_bar * brightest**2 + (1 - alpha_bar) - 1 - math.log1p(-alpha_bar)) / 2
 
     assert nats / math.log(2) < bound  # KL(q(x_T | x0) || N(0, I)), bits a dimension
-
-
-# The way back
 
 
 @pytest.mark.parametrize(("t", "value"), POSTERIOR_VARIANCES.items())
@@ -178,9 +172,6 @@ def test_v_is_the_derivative_of_x_t_along_the_circle():
     torch.testing.assert_close(v, torch.autograd.grad(x_t.sum(), angle)[0])
 
 
-# The tables, gathered
-
-
 def test_gathered_alpha_bar_is_the_table_at_t_shaped_to_multiply_pictures():
     diffusion, t = process(), torch.tensor([999, 0, 500, 500])
     alpha_bar = diffusion.alpha_bar(t)
@@ -202,9 +193,6 @@ def test_the_noise_of_a_batch_is_as_exact_as_float32_allows(schedule):
     deviations = q_sample(diffusion.alpha_bar(t), torch.zeros(1000, 1, 1, 1), torch.ones(1000, 1, 1, 1)).flatten()
 
     torch.testing.assert_close(deviations.double(), (1 - diffusion.alphas_cumprod).sqrt(), rtol=1e-6, atol=0)
-
-
-# The loss
 
 
 def test_a_network_that_starts_at_zero_has_an_eps_loss_of_one():
@@ -270,9 +258,6 @@ def test_the_loss_of_a_half_precision_answer_is_taken_in_float32():
     torch.testing.assert_close(losses, eps.square().mean(dim=(1, 2, 3)))
 
 
-# Pixels
-
-
 def test_every_pixel_value_survives_the_round_trip():
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     x = to_unit_range(pixels)
@@ -298,9 +283,6 @@ def test_floats_outside_the_range_are_clipped(x, pixel):
 
     assert pixels.item() == pixel
     assert pixels.dtype == torch.uint8
-
-
-# The config
 
 
 @pytest.mark.parametrize(

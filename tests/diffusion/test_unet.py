@@ -103,14 +103,21 @@ def pictures(config, batch=2, seed=0):
     "options",
     [
         pytest.param({"base_channels": 32}, id="canonical topology"),
-        pytest.param({"base_channels": 32, "image_channels": 1, "channel_mults": (1, 2), "image_size": 28}, id="digits"),
+        pytest.param({"base_channels": 32, "image_channels": 1, "image_size": 28, "channel_mults": (1, 2)}, id="grey"),
         pytest.param(
-            {"base_channels": 8, "norm_groups": 2, "channel_mults": (1, 3, 2), "num_res_blocks": 3, "image_size": 16,
-             "attention_resolutions": (16, 4), "image_channels": 4},
+            {
+                "image_channels": 4,
+                "image_size": 16,
+                "base_channels": 8,
+                "norm_groups": 2,
+                "channel_mults": (1, 3, 2),
+                "num_res_blocks": 3,
+                "attention_resolutions": (16, 4),
+            },
             id="uneven",
         ),
     ],
-)  # fmt: skip
+)
 @torch.no_grad()
 def test_forward_equals_diffusers_with_the_same_weights(options):
     config = UNetConfig(**options)
@@ -143,7 +150,7 @@ def test_the_time_embedding_equals_that_of_diffusers(width):
     t = torch.tensor([0, 1, 2, 17, 500, 999])
     theirs = get_timestep_embedding(t, width, flip_sin_to_cos=False, downscale_freq_shift=1)
 
-    torch.testing.assert_close(sinusoidal(t, width), theirs)
+    torch.testing.assert_close(sinusoidal(t, width), theirs, rtol=0, atol=1e-4)  # float32 angles up to 999
 
 
 def test_the_narrowest_time_embedding_is_the_sine_and_cosine_of_t():
@@ -214,6 +221,7 @@ def test_the_loss_reaches_every_parameter(num_classes):
 def configs(draw):
     levels = draw(st.integers(1, 3))
     image_size = draw(st.integers(1, 5)) * 2 ** (levels - 1)
+    sides = [image_size // 2**level for level in range(levels)]
     norm_groups = draw(st.sampled_from([1, 2, 4]))
     return UNetConfig(
         image_size=image_size,
@@ -222,9 +230,9 @@ def configs(draw):
         base_channels=2 * norm_groups * draw(st.integers(1, 2)),
         channel_mults=tuple(draw(st.lists(st.integers(1, 3), min_size=levels, max_size=levels))),
         num_res_blocks=draw(st.integers(1, 2)),
-        attention_resolutions=tuple(draw(st.sets(st.sampled_from([image_size // 2**level for level in range(levels)])))),
+        attention_resolutions=tuple(draw(st.sets(st.sampled_from(sides)))),
         norm_groups=norm_groups,
-    )  # fmt: skip
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -259,9 +267,9 @@ def test_one_picture_can_shrink_to_a_single_pixel_with_a_channel_a_group():
         ({"image_channels": 0}, "image_channels must be 1 to 4, got 0"),
         ({"image_channels": 5}, "image_channels must be 1 to 4, got 5"),
         ({"num_classes": -1}, "num_classes must be at least 0, got -1"),
-        ({"base_channels": 48}, "base_channels must be a multiple of norm_groups=32, got 48"),
-        ({"base_channels": 0}, "base_channels must be a multiple of norm_groups=32, got 0"),
-        ({"base_channels": -32}, "base_channels must be a multiple of norm_groups=32, got -32"),
+        ({"base_channels": 48}, "base_channels must be a positive multiple of norm_groups=32, got 48"),
+        ({"base_channels": 0}, "base_channels must be a positive multiple of norm_groups=32, got 0"),
+        ({"base_channels": -32}, "base_channels must be a positive multiple of norm_groups=32, got -32"),
         ({"norm_groups": 0}, "norm_groups=0"),
         ({"norm_groups": -1}, "norm_groups=-1"),
         ({"base_channels": 5, "norm_groups": 1}, "base_channels must be even, got 5"),

@@ -1,0 +1,95 @@
+"""Ray, as far as we use it: connecting, refusing what cannot work, and tasks under back-pressure."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ray
+from ray.exceptions import RayTaskError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from .config import Workers
+    from .storage import Environment
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+def start_local(dashboard: bool) -> str:
+    """Start a Ray of our own on this machine; returns the dashboard's URL ("" if none). It ends with this process."""
+    # By default Ray would write an auth token into the home directory, which every later `ray start` then obeys.
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    context = ray.init(address="local", include_dashboard=dashboard, logging_level=logging.WARNING, log_to_driver=False)
+    return f"http://{context.dashboard_url}" if dashboard else ""
+
+
+@contextmanager
+def connected(environment: Environment, workers: Workers) -> Iterator[None]:
+    """A driver's connection to Ray: the job's own cluster, the one at `address`, or a local one.
+
+    Raises ValueError if the cluster cannot work with a local storage folder, or no node can hold a worker.
+    """
+    if environment.address.startswith("http"):
+        raise ValueError(
+            f"address must be a Ray address (host:6379) for a single stage, got {environment.address}; "
+            f"http:// addresses are for run"
+        )
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    if environment.address or os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address=environment.address or None, logging_level=logging.WARNING, log_to_driver=False)
+        except ConnectionError as err:
+            raise ValueError(f"no Ray cluster answers at address {environment.address}: {err}") from None
+    else:
+        start_local(dashboard=False)
+    try:
+        check_nodes(ray.nodes(), environment, workers)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_nodes(nodes: list[dict[str, Any]], environment: Environment, workers: Workers) -> None:
+    """Raises ValueError if these nodes (as of `ray.nodes()`) cannot do the stage's work."""
+    alive = [node for node in nodes if node["Alive"]]
+    if len(alive) > 1 and environment.folder.is_local:
+        raise ValueError(
+            f"storage must be one that all nodes reach, such as s3://…: the cluster has {len(alive)} nodes, "
+            f"and {environment.folder.uri} is a local folder"
+        )
+    most = max(node["Resources"].get("CPU", 0.0) for node in alive)
+    if workers.cpus_per_worker > most:
+        raise ValueError(
+            f"cpus_per_worker must be at most {most:g}, the CPUs of the largest node, got {workers.cpus_per_worker:g}"
+        )
+
+
+def map_tasks(function: Callable[[S], R], specs: Iterable[S], workers: Workers) -> Iterator[R]:
+    """Call `function` on every spec in Ray tasks, at most `num_workers` at a time; results as they come.
+
+    A task is retried if its worker dies or the storage fails it (OSError); what it raises else is raised here.
+    """
+    task = ray.remote(function).options(num_cpus=workers.cpus_per_worker, max_retries=3, retry_exceptions=[OSError])
+    running: list[Any] = []
+    for spec in specs:
+        if len(running) == workers.num_workers:
+            yield _next_result(running)
+        running.append(task.remote(spec))
+    while running:
+        yield _next_result(running)
+
+
+def _next_result(running: list[Any]) -> Any:
+    (done, *_), _ = ray.wait(running)
+    running.remove(done)
+    try:
+        return ray.get(done)
+    except RayTaskError as err:
+        raise err.cause from err

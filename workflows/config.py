@@ -1,0 +1,240 @@
+"""What a run is made of: one tree of frozen dataclasses, where every default lives, and the named presets.
+
+The stages' settings extend those of the pure core by what only a job needs (workers, intervals): a job hands
+its whole settings down, and the core reads the part that it knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cattrs
+import yaml
+
+from diffusion.data.plan import ShardConfig
+from diffusion.files import Folder
+from diffusion.process import DiffusionConfig
+from diffusion.sampling import SamplerConfig
+from diffusion.training import TrainConfig
+from diffusion.unet import NetworkConfig, UNetConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """How a stage is spread over the cluster. Changes nothing in the result."""
+
+    num_workers: int = 2
+    """Ray workers of the stage"""
+    cpus_per_worker: float = 1.0
+    """CPUs of each; may be a fraction"""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
+        if not self.cpus_per_worker > 0:
+            raise ValueError(f"cpus_per_worker must be above 0, got {self.cpus_per_worker}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardStage(ShardConfig, Workers):
+    """Images to a shard set."""
+
+    def __post_init__(self) -> None:
+        ShardConfig.__post_init__(self)
+        Workers.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(NetworkConfig):
+    """The network; picture size, channels and classes are those of the data."""
+
+    chunk: int = 16
+    """pictures in every network call of a sampler; part of what makes a picture reproducible"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk < 1:
+            raise ValueError(f"chunk must be at least 1, got {self.chunk}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStage(TrainConfig, Workers):
+    """A shard set to a model."""
+
+    use_gpu: bool = False
+    """one GPU a worker"""
+    checkpoint_every: int = 500
+    """steps between checkpoints"""
+    keep_checkpoints: int = 2
+    """how many of the newest checkpoints to keep"""
+    log_every: int = 50
+    """steps between points in MLflow"""
+    max_failures: int = 3
+    """worker crashes that are answered by going on from the last checkpoint"""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        Workers.__post_init__(self)
+        for name in ("checkpoint_every", "keep_checkpoints", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_failures < 0:
+            raise ValueError(f"max_failures must be at least 0, got {self.max_failures}")
+        if self.num_workers > self.num_lanes:
+            raise ValueError(f"num_workers must be at most num_lanes={self.num_lanes}, got {self.num_workers}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleStage(SamplerConfig, Workers):
+    """A model to pictures."""
+
+    num: int = 500
+    """pictures to draw; the classes take turns"""
+    seed: int = 0
+    """from which every picture has its own"""
+
+    def __post_init__(self) -> None:
+        SamplerConfig.__post_init__(self)
+        Workers.__post_init__(self)
+        if self.num < 1:
+            raise ValueError(f"num must be at least 1, got {self.num}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run: data, model and samples."""
+
+    name: str
+    """of the data set and of the model"""
+    shard: ShardStage = field(default_factory=ShardStage)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    train: TrainStage = field(default_factory=TrainStage)
+    sample: SampleStage = field(default_factory=SampleStage)
+
+    def __post_init__(self) -> None:
+        if not self.name or not set(self.name) <= NAME_LETTERS or self.name.startswith("."):
+            raise ValueError(
+                f"name must be letters, digits, '.', '_' and '-', not beginning with '.', got {self.name!r}"
+            )
+        if self.sample.steps > self.diffusion.num_timesteps:
+            raise ValueError(
+                f"sample.steps must be at most diffusion.num_timesteps={self.diffusion.num_timesteps}, "
+                f"got {self.sample.steps}"
+            )
+        self.unet(
+            image_size=self.shard.image_size, image_channels=3, num_classes=0
+        )  # raises if they do not go together
+
+    def unet(self, image_size: int, image_channels: int, num_classes: int) -> UNetConfig:
+        """The network for data of this kind. Raises ValueError if the picture's size does not fit its levels."""
+        shape = {f.name: getattr(self.model, f.name) for f in fields(NetworkConfig)}
+        return UNetConfig(**shape, image_size=image_size, image_channels=image_channels, num_classes=num_classes)
+
+
+NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+def digits() -> Config:
+    """scikit-learn's handwritten digits at 16x16, by class: two CPU cores learn them in about a minute."""
+    return Config(
+        name="digits",
+        shard=ShardStage(source="digits", image_size=16, samples_per_shard=256),
+        model=ModelConfig(
+            base_channels=32,
+            channel_mults=(1, 2, 2),
+            num_res_blocks=1,
+            attention_resolutions=(4,),
+            dropout=0.0,
+            norm_groups=8,
+            chunk=50,
+        ),
+        train=TrainStage(steps=600, lr=2e-3, decay="cosine", ema_decays=(0.995,), flip=False, checkpoint_every=100),
+        sample=SampleStage(num=500, steps=50, guidance=1.5),
+    )
+
+
+def smoke() -> Config:
+    """Everything once, in seconds: a network that learns next to nothing from 8x8 digits."""
+    return Config(
+        name="smoke",
+        shard=ShardStage(source="digits", image_size=8, samples_per_shard=512),
+        model=ModelConfig(
+            base_channels=16,
+            channel_mults=(1, 2),
+            num_res_blocks=1,
+            attention_resolutions=(4,),
+            dropout=0.0,
+            norm_groups=8,
+        ),
+        train=TrainStage(steps=20, lr=1e-3, warmup_steps=5, flip=False, checkpoint_every=5, log_every=5),
+        sample=SampleStage(num=40, steps=5, guidance=1.5),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"digits": digits, "smoke": smoke}
+DEFAULT_PRESET = "digits"
+CONVERTER = cattrs.Converter(forbid_extra_keys=True)
+
+
+def preset(name: str) -> Config:
+    """A preset by name. Raises ValueError, listing those there are."""
+    if name not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]()
+
+
+def to_yaml(config: Config) -> str:
+    """The whole tree, ready to be edited and given back by `--config`."""
+    text: str = yaml.safe_dump(CONVERTER.unstructure(config), sort_keys=False)
+    return text
+
+
+def to_plain(config: object) -> dict[str, Any]:
+    """A (part of a) config as dicts and lists."""
+    plain: dict[str, Any] = CONVERTER.unstructure(config)
+    return plain
+
+
+def from_plain(value: object) -> Config:
+    """The config of a parsed YAML text. Raises ValueError, naming the key, for what is unknown or impossible."""
+    if not isinstance(value, dict):
+        raise ValueError(f"a config must be a mapping of keys to values, got {value!r}")
+    try:
+        return CONVERTER.structure(value, Config)
+    except cattrs.BaseValidationError as err:
+        raise ValueError("; ".join(_flat_messages(err))) from None
+
+
+def read_config(uri: str) -> Config:
+    """Read a YAML or JSON file, local or by URI. Raises ValueError if it is not there or not a config."""
+    path = uri if "://" in uri else str(Path(uri).resolve())
+    folder, _, name = path.rpartition("/")
+    try:
+        return from_plain(yaml.safe_load(Folder(folder or "/").read(name)))
+    except FileNotFoundError:
+        raise ValueError(f"config must be a YAML file; there is none at {uri}") from None
+    except yaml.YAMLError as err:
+        raise ValueError(f"config {uri} is not YAML: {' '.join(str(err).split())}") from None
+
+
+def _flat_messages(err: BaseException, path: str = "") -> list[str]:
+    """Each message of a tree of cattrs errors, with the key that it is about."""
+    if isinstance(err, cattrs.ForbiddenExtraKeysError):
+        return [f"unknown key {path}{key}" for key in sorted(err.extra_fields)]
+    if isinstance(err, KeyError):
+        return [f"missing key {path.rstrip('.')}"]
+    if isinstance(err, AttributeError | TypeError):  # a plain value where a mapping belongs
+        return [f"{path.rstrip('.')} must be a mapping of keys to values"]
+    if not isinstance(err, BaseExceptionGroup):
+        return [f"{path.rstrip('.')}: {err}" if path else str(err)]
+    messages = []
+    for inner in err.exceptions:
+        notes = [note for note in getattr(inner, "__notes__", []) if hasattr(note, "name")]
+        messages += _flat_messages(inner, f"{path}{notes[0].name}." if notes else path)
+    return messages

@@ -1,0 +1,106 @@
+"""Our commands as Ray jobs: submitted under a name of their own, followed, and judged by their status."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+import diffusion
+
+from .progress import AS_LINES, View, say
+from .storage import JobFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+POLL_S = 0.25
+ERROR = "ddpm: error: "
+"""how a command's last line on stderr begins when it fails"""
+
+
+def open_client(address: str) -> JobSubmissionClient:
+    """A client of the cluster's Jobs API. Raises ValueError if nobody answers there."""
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as err:
+        raise ValueError(f"no Ray cluster answers at address {address}: {str(err).splitlines()[0]}") from None
+
+
+def run_job(client: JobSubmissionClient, key: str, argv: Sequence[str], local: bool) -> None:
+    """Run `ddpm ARGV` as the job of this key and wait for it, drawing its progress. A live one is attached to.
+
+    On a `local` Ray our own interpreter runs it; else the cluster's, with our two packages sent along.
+    Raises JobFailed with the job's own last word if it does not succeed.
+    """
+    job_id = _attach_or_submit(client, key, argv, local)
+    lines: list[str] = []
+    view = View()
+
+    def on_line(line: str) -> None:
+        if view.feed(line):
+            return
+        lines.append(line)
+        if line.startswith("ddpm: ") and not line.startswith(ERROR):
+            say(line.removeprefix("ddpm: "))
+
+    follower = threading.Thread(target=_follow, args=(client, job_id, on_line), name="job-log", daemon=True)
+    follower.start()
+    status = _wait(client, job_id)
+    follower.join(timeout=2)
+    view.close()
+    if status is not JobStatus.SUCCEEDED:
+        raise JobFailed(_last_word(client.get_job_logs(job_id), job_id, status))
+
+
+def _attach_or_submit(client: JobSubmissionClient, key: str, argv: Sequence[str], local: bool) -> str:
+    """KEY-a1, or the live attempt, or the one after the last."""
+    known = {job.submission_id: job.status for job in client.list_jobs()}
+    attempt = 1
+    while (status := known.get(f"{key}-a{attempt}")) is not None:
+        if not status.is_terminal():
+            say(f"attached to job {key}-a{attempt}, which is already running")
+            return f"{key}-a{attempt}"
+        attempt += 1
+    python = sys.executable if local else "python"
+    packages = [str(Path(module).parent) for module in (str(diffusion.__file__), __file__)]
+    runtime_env = {"env_vars": {AS_LINES: "1", "PYTHONUNBUFFERED": "1"}}
+    job_id: str = client.submit_job(
+        submission_id=f"{key}-a{attempt}",
+        entrypoint=shlex.join([python, "-m", "workflows.cli", *argv]),
+        runtime_env=runtime_env if local else {**runtime_env, "py_modules": packages},
+    )
+    return job_id
+
+
+def _wait(client: JobSubmissionClient, job_id: str) -> JobStatus:
+    while not (status := client.get_job_status(job_id)).is_terminal():
+        time.sleep(POLL_S)
+    return status
+
+
+def _follow(client: JobSubmissionClient, job_id: str, on_line: Callable[[str], None]) -> None:
+    """Give each whole line of the log to `on_line` as it comes. That the stream ends says nothing about the job."""
+
+    async def read() -> None:
+        rest = ""
+        async for chunk in client.tail_job_logs(job_id):
+            *whole, rest = (rest + chunk).split("\n")
+            for line in whole:
+                on_line(line)
+
+    asyncio.run(read())
+
+
+def _last_word(log: str, job_id: str, status: JobStatus) -> str:
+    """What the job said of its failure; the end of its log if it could not say anything."""
+    errors = [line.removeprefix(ERROR) for line in log.splitlines() if line.startswith(ERROR)]
+    if errors:
+        return errors[-1]
+    return f"job {job_id} ended as {status.value}; the end of its log:\n" + "\n".join(log.splitlines()[-20:])

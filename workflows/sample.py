@@ -1,0 +1,229 @@
+"""`ddpm sample`: a Ray job of its own pulls a model from MLflow, draws pictures, judges them and logs them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from diffusion.checkpoint import Model, load_model
+from diffusion.data.images import encode_png
+from diffusion.data.shard_set import DATASET, Header, ShardSet, commit, open_shard_set
+from diffusion.data.shards import Sample, ShardReport, read_report, write_shard
+from diffusion.files import Folder
+from diffusion.grid import image_grid
+from diffusion.sampling import SamplerConfig, sample_images
+from diffusion.seeding import image_seeds
+
+from .cluster import connected, map_tasks
+from .config import to_plain
+from .judge import judge, read_images
+from .progress import Bar, say
+from .storage import check_storage, locked
+from .tracking import ModelVersion, TrackedRun, Tracker, pull_model
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from .config import Config, SampleStage
+    from .storage import Environment
+
+GRID = "grid.png"
+GRID_IMAGES = 100
+GRID_PIXELS = 480
+MAX_SHARD_IMAGES = 1024
+SHARDS_AT_LEAST = 16
+
+
+@dataclass(frozen=True)
+class SampleRun:
+    """What a sample run left."""
+
+    folder: Folder
+    """its pictures, as a shard set, and the grid"""
+    tracked: TrackedRun
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images start … stop-1 of a request, which make up one shard."""
+
+    shard: int
+    start: int
+    stop: int
+
+
+def sample_key(stage: SampleStage, model: ModelVersion) -> str:
+    """The identity of a sample run: the weights, and all that affects the pictures (16 hex characters)."""
+    settings = {f.name: getattr(stage, f.name) for f in fields(SamplerConfig)}
+    parts = [model.tags["ddpm.weights_sha256"], model.uri, settings, stage.num, stage.seed]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def finished(config: Config, environment: Environment, model: ModelVersion) -> SampleRun | None:
+    """This very sample run, if it is done and its pictures are still there."""
+    key = sample_key(config.sample, model)
+    tracked = Tracker(environment).finished(config.name, "sample", key)
+    folder = environment.samples(key)
+    return SampleRun(folder, tracked) if tracked is not None and folder.exists(GRID) else None
+
+
+def run(config: Config, environment: Environment, model: ModelVersion) -> SampleRun:
+    """Draw the pictures, or those that are missing, and log them with their metrics.
+
+    Raises ValueError for settings that the model cannot serve.
+    """
+    check_storage(environment)
+    key = sample_key(config.sample, model)
+    with locked(environment, f"sample-{key}"):
+        if (done := finished(config, environment, model)) is not None:
+            say(f"samples: reused {done.folder.uri}")
+            return done
+        files = pull_model(model)
+        loaded = load_model(files.__getitem__)
+        check_sampler(config.sample, loaded)
+        tracker, folder = Tracker(environment), environment.samples(key)
+        run_id = tracker.start(config.name, "sample", key, _tags(model), to_plain(config.sample))
+        with tracker.ending(run_id):
+            started = time.monotonic()
+            shards = _draw(config.sample, environment, loaded, files, folder, model)
+            tracker.log_metrics(run_id, {"images_per_s": config.sample.num / (time.monotonic() - started)})
+            folder.write_json("config.json", to_plain(config))
+            _log_pictures(tracker, run_id, shards, model)
+        return SampleRun(folder, tracker.run(run_id))
+
+
+def check_sampler(stage: SampleStage, model: Model) -> None:
+    """Raises ValueError if this model cannot be sampled with these settings."""
+    if stage.guidance != 1 and not model.classes:
+        raise ValueError(f"guidance must be 1 for a model without classes, got {stage.guidance:g}")
+    if stage.steps > model.diffusion.num_timesteps:
+        raise ValueError(f"steps must be at most {model.diffusion.num_timesteps} for this model, got {stage.steps}")
+
+
+def parts_of(num: int, chunk: int) -> list[Part]:
+    """Cut a request into shards of whole chunks: at least 16 of them if there are so many, never over 1,024 images."""
+    size = max(1, min(MAX_SHARD_IMAGES, -(-num // SHARDS_AT_LEAST)) // chunk) * chunk
+    return [Part(i, start, min(start + size, num)) for i, start in enumerate(range(0, num, size))]
+
+
+def draw_part(part: Part, stage: SampleStage, model: Model, source: str, out: Folder) -> ShardReport:
+    """Draw the images of one shard and write it."""
+    seeds = image_seeds(stage.seed, part.start, part.stop)
+    num_classes = len(model.classes)
+    labels = [i % num_classes for i in range(part.start, part.stop)] if num_classes else None
+    samples = []
+    pictures = (
+        picture
+        for chunk in sample_images(model.unet, model.diffusion, seeds, labels, stage, model.chunk)
+        for picture in chunk
+    )
+    for offset, picture in enumerate(pictures):
+        image = encode_png(picture.permute(1, 2, 0).numpy())
+        samples.append(
+            Sample(
+                index=offset,
+                split="train",
+                image=image,
+                label=-1 if labels is None else labels[offset],
+                side=model.unet.config.image_size,
+                source=f"{source} seed={seeds[offset]}",
+                source_sha256=hashlib.sha256(image).hexdigest(),
+            )
+        )
+    return write_shard(part.shard, samples, [], out)
+
+
+def _draw(
+    stage: SampleStage,
+    environment: Environment,
+    model: Model,
+    files: dict[str, bytes],
+    out: Folder,
+    version: ModelVersion,
+) -> ShardSet:
+    """The pictures as a shard set, of the same format as training data."""
+    if out.exists(DATASET):
+        return open_shard_set(out)
+    weights = _Weights(files)
+
+    def draw(part: Part) -> ShardReport:
+        return draw_part(part, stage, _loaded(weights), version.uri, out)
+
+    parts = parts_of(stage.num, model.chunk)
+    reports = [report for part in parts if (report := read_report(out, part.shard)) is not None]
+    done = {report.shard for report in reports}
+    if done:
+        say(f"samples: going on after {len(done)} of {len(parts)} shards")
+    missing = [part for part in parts if part.shard not in done]
+    drawn = sum(report.num_samples for report in reports)
+    with connected(environment, stage), Bar("samples", stage.num, "img", done=drawn) as bar:
+        for report in map_tasks(draw, missing, stage):
+            reports.append(report)
+            drawn += report.num_samples
+            bar.update(drawn)
+    fingerprint = sample_key(stage, version)
+    header = Header(
+        image_size=model.unet.config.image_size,
+        channels=model.unet.config.image_channels,
+        classes=model.classes,
+        config={**to_plain(stage), "model": version.uri},
+        config_fingerprint=fingerprint,
+        source_fingerprint=fingerprint,
+    )
+    return commit(header, reports, out)
+
+
+class _Weights:
+    """A model's files on their way to a task, equal if their bytes are: a worker process loads each model once."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+        self.digest = hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Weights) and other.digest == self.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+@lru_cache(maxsize=1)
+def _loaded(weights: Hashable) -> Model:
+    assert isinstance(weights, _Weights)
+    return load_model(weights.files.__getitem__)
+
+
+def _log_pictures(tracker: Tracker, run_id: str, shards: ShardSet, model: ModelVersion) -> None:
+    """The grid, the shard set and the metrics into MLflow."""
+    images, _ = read_images(shards, "train")
+    num_columns = len(shards.classes) if 2 <= len(shards.classes) <= 16 else 10
+    scale = max(1, GRID_PIXELS // (num_columns * shards.image_size))
+    grid = image_grid(images[:GRID_IMAGES], num_columns, scale)
+    try:
+        data = open_shard_set(Folder(model.tags["ddpm.dataset_uri"]))
+        tracker.log_metrics(run_id, judge(shards, data))
+    except FileNotFoundError as err:
+        say(f"samples: not judged, the training data cannot be read: {err}")
+    with TemporaryDirectory() as temporary:
+        pictures = Path(temporary) / "samples"
+        shards.folder.download(pictures)
+        tracker.log_folder(run_id, pictures, "samples")
+        grid_file = Path(temporary) / GRID
+        grid_file.write_bytes(encode_png(grid))
+        tracker.log_file(run_id, grid_file)
+    shards.folder.write(GRID, encode_png(grid))
+
+
+def _tags(model: ModelVersion) -> dict[str, str]:
+    """The edges of the lineage: data, training run, model."""
+    return {
+        "ddpm.model": model.uri,
+        "ddpm.training_run": model.run_id,
+        "ddpm.dataset_digest": model.tags["ddpm.dataset_digest"],
+    }

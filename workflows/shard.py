@@ -1,0 +1,100 @@
+"""`ddpm shard`: Ray tasks turn images into a verified shard set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffusion.data.plan import Plan, make_plan, read_plan, source_fingerprint
+from diffusion.data.shard_set import DATASET, ShardSet, commit_plan, open_shard_set
+from diffusion.data.shards import ShardReport, make_shard, read_report
+from diffusion.data.sources import open_source
+
+from .cluster import connected, map_tasks
+from .config import to_plain
+from .progress import Bar, say
+from .storage import JobFailed, check_storage, locked
+
+if TYPE_CHECKING:
+    from diffusion.files import Folder
+
+    from .config import Config, ShardStage
+    from .storage import Environment
+
+UNFINISHED = ("plan", "manifest.parquet", "rejects.parquet")
+
+
+def finished(stage: ShardStage, out: Folder) -> ShardSet | None:
+    """The shard set at `out`, if it is there and made of this source with these settings.
+
+    Raises ValueError if another one is there: it is never overwritten.
+    """
+    if not out.exists(DATASET):
+        return None
+    shards = open_shard_set(out)
+    if shards.config_fingerprint != stage.fingerprint:
+        changed = [name for name, value in shards.config.items() if getattr(stage, name) != value]
+        raise ValueError(
+            f"{out.uri} holds a shard set made with another {', '.join(changed)}; give another --name, or delete it"
+        )
+    if shards.source_fingerprint != source_fingerprint(open_source(stage.source).items())[0]:
+        raise ValueError(
+            f"the source {stage.source} has changed since the shard set at {out.uri} was made; "
+            f"give another --name, or delete it"
+        )
+    return shards
+
+
+def run(config: Config, environment: Environment, out: Folder) -> ShardSet:
+    """Make the shard set, or what is missing of it. Raises ValueError for bad input, JobFailed for too many rejects."""
+    stage = config.shard
+    open_source(stage.source)  # raises for a source that is not there before anything is made
+    check_storage(environment)
+    with locked(environment, f"shard-{config.name}"):
+        if (shards := finished(stage, out)) is not None:
+            say(f"shards: reused {out.uri} ({shards.digest})")
+            return shards
+        plan = _plan(stage, out)
+        with connected(environment, stage):
+            reports = _make_missing(plan, stage, out)
+        try:
+            shards = commit_plan(plan, reports, out)
+        except ValueError as err:
+            raise JobFailed(str(err)) from None
+        out.write_json("config.json", to_plain(config))
+    return shards
+
+
+def _plan(stage: ShardStage, out: Folder) -> Plan:
+    """The plan of a killed run, if it was for the same settings and inputs; else a new one, on a clean ground."""
+    plan = read_plan(out)
+    if plan is not None and plan.config_fingerprint == stage.fingerprint:
+        if plan.source_fingerprint == source_fingerprint(open_source(stage.source).items())[0]:
+            return plan
+        say("shards: the source has changed since the last attempt; beginning anew")
+    for name in UNFINISHED:
+        out.delete(name)
+    for name in [name for name in out.names() if name.endswith(".tar")]:
+        out.delete(name)
+    return make_plan(stage, out)
+
+
+def _make_missing(plan: Plan, stage: ShardStage, out: Folder) -> list[ShardReport]:
+    def make(shard: int) -> ShardReport:
+        return make_shard(plan, shard, out)
+
+    reports = [report for shard in range(plan.num_shards) if (report := read_report(out, shard)) is not None]
+    done = {report.shard for report in reports}
+    if done:
+        say(f"shards: going on after {len(done)} of {plan.num_shards} shards")
+    missing = (shard for shard in range(plan.num_shards) if shard not in done)
+    seen = sum(_num_inputs(report) for report in reports)
+    with Bar("shards", plan.num_items, "img", done=seen) as bar:
+        for report in map_tasks(make, missing, stage):
+            reports.append(report)
+            seen += _num_inputs(report)
+            bar.update(seen, f"{len(reports)}/{plan.num_shards} shards")
+    return sorted(reports, key=lambda report: report.shard)
+
+
+def _num_inputs(report: ShardReport) -> int:
+    return report.num_samples + sum(report.rejects.values())

@@ -1,0 +1,110 @@
+"""Where things are: the storage folder and what lies where in it, and one worker at a time on each thing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffusion.files import Folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOCK_WAIT_S = 30.0
+"""how long to wait for a lock: a killed driver's job needs some seconds to notice"""
+
+
+class JobFailed(RuntimeError):
+    """The job was called rightly and could not do it: exit code 1, one line, no traceback."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """The places that a command works with; what it makes does not depend on them."""
+
+    storage: str = "./runs"
+    """folder or URI under which everything lands"""
+    address: str = ""
+    """of a Ray cluster (host:port; for run also http://host:8265); empty: a local Ray"""
+    tracking_uri: str = ""
+    """of the MLflow server; empty: $MLFLOW_TRACKING_URI, else a SQLite file in the storage"""
+
+    @property
+    def folder(self) -> Folder:
+        """The storage folder."""
+        return Folder(self.storage)
+
+    @property
+    def mlflow_uri(self) -> str:
+        """The tracking URI with its default resolved. Raises ValueError if remote storage leaves none."""
+        uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not uri and not self.folder.is_local:
+            raise ValueError(f"tracking_uri must be given with a remote storage such as {self.storage}")
+        return uri or f"sqlite:///{self.folder.path}/mlflow.db"
+
+    @property
+    def artifact_root(self) -> str | None:
+        """Where experiments keep their artifacts; None leaves it to an MLflow server."""
+        return f"{self.folder.uri}/mlflow-artifacts" if self.mlflow_uri.startswith("sqlite:") else None
+
+    def data(self, name: str) -> Folder:
+        """The shard set of this name."""
+        return self.folder / "data" / name
+
+    def training(self, key: str) -> Folder:
+        """The checkpoints of the training run with this key."""
+        return self.folder / "train" / key
+
+    def samples(self, key: str) -> Folder:
+        """The pictures of the sample run with this key."""
+        return self.folder / "samples" / key
+
+
+def check_storage(environment: Environment) -> None:
+    """Make the storage folder if need be. Raises ValueError if it cannot be written."""
+    try:
+        environment.folder.write(".writable", b"")
+        environment.folder.delete(".writable")
+    except OSError as err:
+        raise ValueError(f"storage must be a folder that can be written, got {environment.folder.uri}: {err}") from None
+
+
+@contextmanager
+def locked(environment: Environment, what: str) -> Iterator[None]:
+    """Be the only one to work on `what` (a stage and a name) in this storage. The kernel frees it when we die.
+
+    Does nothing on remote storage, where the submission id of the Ray job excludes others. Raises JobFailed if
+    another process keeps it.
+    """
+    if not environment.folder.is_local:
+        yield
+        return
+    path = Path(environment.folder.path) / "locks" / f"{what}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as lock:
+        _acquire(lock.fileno(), path)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _acquire(lock: int, path: Path) -> None:
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                owner = path.read_text() or "unknown"
+                raise JobFailed(
+                    f"{path.stem} is being worked on by process {owner}; wait for it or end it, then run again"
+                ) from None
+            time.sleep(0.2)
+        else:
+            return

@@ -1,0 +1,138 @@
+"""Models in MLflow's registry: logged without pickle, versioned, found by alias, pulled back as plain files."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+import diffusion
+
+if TYPE_CHECKING:
+    from .runs import Tracker
+
+SERVED_MODEL = Path(__file__).parent.parent / "served_model.py"
+PACKAGED = ("__init__", "checkpoint", "process", "sampling", "schedule", "seeding", "unet")
+"""the modules of `diffusion` that drawing samples takes: they import each other relatively"""
+REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "mlflow")
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version in the registry."""
+
+    name: str
+    version: str
+    run_id: str
+    tags: dict[str, str]
+
+    @property
+    def uri(self) -> str:
+        """The one name of it that never moves."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def log_model(
+    tracker: Tracker, run_id: str, name: str, files: dict[str, bytes], sampler: dict[str, Any], tags: dict[str, str]
+) -> ModelVersion:
+    """Log what `save_model` wrote as a pyfunc of the training run, and register it as a version of `name`.
+
+    `sampler` are the defaults of `predict`'s parameters.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        package = _package(Path(temporary))
+        folder = Path(temporary) / "model"
+        folder.mkdir()
+        for file_name, data in {**files, "package.txt": f"{package.name}\n".encode()}.items():
+            (folder / file_name).write_bytes(data)
+        with mlflow.start_run(run_id=run_id):
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(SERVED_MODEL),
+                code_paths=[str(package)],
+                artifacts={"model": str(folder)},
+                signature=_signature(sampler),
+                pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
+            )
+    try:
+        tracker.client.create_registered_model(name)
+    except MlflowException as err:
+        if err.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = tracker.client.create_model_version(name, logged.model_uri, run_id=run_id, tags=tags)
+    return _version(made)
+
+
+def set_alias(tracker: Tracker, model: ModelVersion, alias: str, tags: dict[str, str]) -> None:
+    """Point an alias at a version, and write why in the version's tags."""
+    for name, value in tags.items():
+        tracker.client.set_model_version_tag(model.name, model.version, name, value)
+    tracker.client.set_registered_model_alias(model.name, alias, model.version)
+
+
+def model_version(tracker: Tracker, uri: str) -> ModelVersion:
+    """The version behind NAME, NAME@alias, NAME/version or models:/… (champion, where nothing says which).
+
+    Raises ValueError, listing what exists, if there is no such model, alias or version.
+    """
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    name, _, number = name.partition("/")
+    try:
+        if number and not at:
+            return _version(tracker.client.get_model_version(name, number))
+        return _version(tracker.client.get_model_version_by_alias(name, alias or "champion"))
+    except MlflowException:
+        raise ValueError(f"there is no model {uri} in {tracker.uri}; {_known(tracker, name)}") from None
+
+
+def pull_model(model: ModelVersion) -> dict[str, bytes]:
+    """The files of a model (weights and config), by name."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=model.uri, dst_path=temporary)
+        files = sorted((Path(folder) / "artifacts" / "model").iterdir())
+        return {file.name: file.read_bytes() for file in files if file.suffix in (".json", ".safetensors")}
+
+
+def _package(parent: Path) -> Path:
+    """A copy of what sampling takes of `diffusion`, as a package named by the hash of its content."""
+    source = Path(str(diffusion.__file__)).parent
+    modules = [source / f"{name}.py" for name in PACKAGED]
+    content = hashlib.sha256(b"\0".join(module.read_bytes() for module in modules)).hexdigest()[:12]
+    package = parent / f"ddpm_{content}"
+    package.mkdir()
+    for module in modules:
+        shutil.copy(module, package)
+    return package
+
+
+def _signature(sampler: dict[str, Any]) -> ModelSignature:
+    types = {"sampler": DataType.string, "steps": DataType.long, "guidance": DataType.double}
+    return ModelSignature(
+        inputs=Schema([ColSpec("long", "seed"), ColSpec("long", "label", required=False)]),
+        outputs=Schema([ColSpec("long", "seed"), ColSpec("binary", "png")]),
+        params=ParamSchema([ParamSpec(name, types[name], value) for name, value in sampler.items()]),
+    )
+
+
+def _version(made: Any) -> ModelVersion:
+    return ModelVersion(made.name, str(made.version), str(made.run_id), dict(made.tags))
+
+
+def _known(tracker: Tracker, name: str) -> str:
+    """What there is instead, in a few words."""
+    try:
+        model = tracker.client.get_registered_model(name)
+    except MlflowException:
+        models = [model.name for model in tracker.client.search_registered_models(max_results=20)]
+        return f"there are: {', '.join(models)}" if models else "no model is registered there"
+    aliases = [f"{name}@{alias}" for alias in model.aliases]
+    return f"{name} has " + (", ".join(aliases) if aliases else f"no alias; try {name}/1")

@@ -1,0 +1,166 @@
+"""Runs in MLflow, always by run id: MLflow's own "active run" is a thread's, and ours cross processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Dataset as DatasetEntity
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..storage import Environment
+
+HEALTH_TIMEOUT_S = 10
+KEY_TAG = "ddpm.key"
+STAGE_TAG = "ddpm.stage"
+MAX_PARAM_LENGTH = 500
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run as it was when it was looked up."""
+
+    run_id: str
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+
+class Tracker:
+    """A connection to a tracking server, or to the SQLite file that stands in for one.
+
+    Raises ValueError if the server does not answer within seconds (MLflow itself would retry for minutes).
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self.uri = environment.mlflow_uri
+        self.artifact_root = environment.artifact_root
+        self.database = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:") else None
+        if self.uri.startswith("http"):
+            _check_health(self.uri)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        self.client = MlflowClient(self.uri, self.uri)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing can be tracked yet, known without making the database (which takes seconds)."""
+        return self.database is not None and not self.database.exists()
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, made if it is not there, its artifacts under the storage unless a server says."""
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        try:
+            root = None if self.artifact_root is None else f"{self.artifact_root}/{name}"
+            return str(self.client.create_experiment(name, artifact_location=root))
+        except MlflowException:  # somebody made it in between
+            return str(self.client.get_experiment_by_name(name).experiment_id)
+
+    def start(self, experiment: str, stage: str, key: str, tags: dict[str, str], params: dict[str, Any]) -> str:
+        """Begin a run for this stage and key; those that died and still say RUNNING are marked KILLED."""
+        experiment_id = self.experiment(experiment)
+        for stale in self._search(experiment_id, _where(stage, key, "RUNNING")):
+            self.client.set_terminated(stale.info.run_id, status="KILLED")
+        run = self.client.create_run(
+            experiment_id, run_name=f"{stage}-{key[:8]}", tags={STAGE_TAG: stage, KEY_TAG: key, **tags}
+        )
+        values = [Param(name, str(value)[:MAX_PARAM_LENGTH]) for name, value in params.items()]
+        self.client.log_batch(run.info.run_id, params=values)
+        return str(run.info.run_id)
+
+    def finished(self, experiment: str, stage: str, key: str) -> TrackedRun | None:
+        """The newest run of this stage and key that came to its end."""
+        found = self.client.get_experiment_by_name(experiment)
+        runs = [] if found is None else self._search(found.experiment_id, _where(stage, key, "FINISHED"))
+        return _tracked(runs[0]) if runs else None
+
+    def latest(self, experiment: str, stage: str) -> TrackedRun | None:
+        """The newest run of this stage that came to its end, whatever its key."""
+        found = self.client.get_experiment_by_name(experiment)
+        where = f"tags.`{STAGE_TAG}` = '{stage}' AND attributes.status = 'FINISHED'"
+        runs = [] if found is None else self._search(found.experiment_id, where)
+        return _tracked(runs[0]) if runs else None
+
+    def run(self, run_id: str) -> TrackedRun:
+        """A run by id. Raises ValueError if there is none."""
+        try:
+            return _tracked(self.client.get_run(run_id))
+        except MlflowException:
+            raise ValueError(f"run must be the id of a run in {self.uri}, got {run_id!r}") from None
+
+    def log_metrics(self, run_id: str, values: dict[str, float], step: int = 0) -> None:
+        """One call for all of a step's values."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+    def tag(self, run_id: str, tags: dict[str, str]) -> None:
+        """Set tags of a run."""
+        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def log_dataset(self, run_id: str, name: str, digest: str, uri: str) -> None:
+        """Say which data the run read: an edge of the lineage."""
+        dataset = DatasetEntity(name, digest, "local", f'{{"uri": "{uri}"}}')
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def log_folder(self, run_id: str, folder: Path, name: str) -> None:
+        """All the files under a local folder, as artifacts under `name`."""
+        self.client.log_artifacts(run_id, str(folder), name)
+
+    def log_file(self, run_id: str, file: Path) -> None:
+        """A local file, as an artifact at the top."""
+        self.client.log_artifact(run_id, str(file))
+
+    def download(self, run_id: str, name: str, destination: Path) -> Path:
+        """The artifacts under `name`, into a folder. Raises ValueError if the run has none."""
+        try:
+            return Path(self.client.download_artifacts(run_id, name, str(destination)))
+        except (MlflowException, OSError) as err:
+            raise ValueError(f"run {run_id} has no artifact {name!r}: {err}") from None
+
+    @contextmanager
+    def ending(self, run_id: str) -> Iterator[None]:
+        """Around the work of a run: FINISHED if it comes through, KILLED if it is interrupted, else FAILED."""
+        try:
+            yield
+        except BaseException as err:
+            status = "FAILED" if isinstance(err, Exception) else "KILLED"
+            self.client.set_terminated(run_id, status=status)
+            raise
+        self.client.set_terminated(run_id)
+
+    def _search(self, experiment_id: str, where: str) -> list[Any]:
+        return list(self.client.search_runs([experiment_id], where, ViewType.ACTIVE_ONLY, order_by=["start_time DESC"]))
+
+
+def _where(stage: str, key: str, status: str) -> str:
+    return f"tags.`{STAGE_TAG}` = '{stage}' AND tags.`{KEY_TAG}` = '{key}' AND attributes.status = '{status}'"
+
+
+def _tracked(run: Any) -> TrackedRun:
+    return TrackedRun(run.info.run_id, dict(run.data.tags), dict(run.data.metrics))
+
+
+def _check_health(uri: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S):  # noqa: S310 - http(s) only
+            return
+    except (urllib.error.URLError, OSError, ValueError) as err:
+        reason = getattr(err, "reason", err)
+        raise ValueError(f"tracking_uri must be an MLflow server that answers; {uri} does not: {reason}") from None

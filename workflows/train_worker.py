@@ -1,0 +1,115 @@
+"""What runs in every Ray Train worker: build, resume, fit, and tell the driver how it goes."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.util.queue import Full, Queue
+from torch.nn.parallel import DistributedDataParallel
+
+from diffusion.data.loader import SampleReader, batches, prefetch
+from diffusion.data.shard_set import open_shard_set
+from diffusion.files import Folder
+from diffusion.process import Diffusion, DiffusionConfig
+from diffusion.seeding import key
+from diffusion.training import StepReport, Training, draw_noise, fit
+from diffusion.unet import UNet, UNetConfig
+
+from .checkpoints import begin_attempt, newest_checkpoint, write_checkpoint
+
+if TYPE_CHECKING:
+    from .config import TrainStage
+
+REPORT_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """All that a worker needs to know."""
+
+    stage: TrainStage
+    unet: UNetConfig
+    diffusion: DiffusionConfig
+    data_uri: str
+    run_uri: str
+    reports: Queue
+    """to the driver: (steps done, metrics to log or None)"""
+
+
+def train_worker(job: TrainJob) -> None:
+    """Train from the newest checkpoint to the last step, as one of the workers of the group."""
+    context = ray.train.get_context()
+    rank, num_workers = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(job.stage.cpus_per_worker)))
+    torch.manual_seed(key(job.stage.seed, "init") % 2**63)
+    unet = UNet(job.unet).to(device)
+    unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    diffusion = Diffusion(job.diffusion)
+    training = Training(unet, diffusion, job.stage, rank, num_workers, wrap=DistributedDataParallel)
+    run = Folder(job.run_uri)
+    if (checkpoint := newest_checkpoint(run)) is not None:
+        training.resume(checkpoint)
+    _same_step_everywhere(training.step)
+    recorder = Recorder(job, training, run)
+    reader = SampleReader(open_shard_set(Folder(job.data_uri)))
+    ours = batches(reader, job.stage, training.step, job.stage.steps, rank, num_workers)
+    fit(training, prefetch(draw_noise(ours, job.stage, unet, diffusion)), recorder.on_step)
+
+
+class Recorder:
+    """Counts, averages and saves: the hook that turns steps into reports and checkpoints."""
+
+    def __init__(self, job: TrainJob, training: Training, run: Folder) -> None:
+        self.job, self.training, self.run = job, training, run
+        self.attempt = begin_attempt(run) if training.rank == 0 else 0
+        self.losses: list[torch.Tensor] = []
+        self.since = self.reported = time.monotonic()
+
+    def on_step(self, report: StepReport) -> None:
+        """Called by every worker after every step; rank 0 speaks for all."""
+        stage = self.job.stage
+        self.losses.append(report.loss)
+        last = report.step == stage.steps
+        if report.step % stage.log_every == 0 or last:
+            self._log(report)
+        elif self.training.rank == 0 and time.monotonic() - self.reported > REPORT_INTERVAL_S:
+            self._send(report.step, None)
+        if self.training.rank == 0 and (report.step % stage.checkpoint_every == 0 or last):
+            write_checkpoint(self.run, self.attempt, self.training.checkpoint(), stage.keep_checkpoints)
+
+    def _log(self, report: StepReport) -> None:
+        """The mean loss over the interval and the workers, and the rate."""
+        loss = torch.stack(self.losses).mean()
+        dist.all_reduce(loss)
+        elapsed, steps = time.monotonic() - self.since, len(self.losses)
+        self.losses, self.since = [], time.monotonic()
+        if self.training.rank == 0:
+            metrics = {
+                "loss": loss.item() / self.training.num_workers,
+                "grad_norm": report.grad_norm,
+                "lr": report.lr,
+                "images_per_s": steps * self.job.stage.global_batch / elapsed,
+            }
+            self._send(report.step, metrics)
+
+    def _send(self, step: int, metrics: dict[str, float] | None) -> None:
+        self.reported = time.monotonic()
+        with suppress(Full):  # a driver that does not listen must not stop the training
+            self.job.reports.put_nowait((step, metrics))
+
+
+def _same_step_everywhere(step: int) -> None:
+    """Workers that resumed at different steps would wait for each other for ever; raises RuntimeError instead."""
+    steps: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(steps, step)
+    if len(set(steps)) > 1:
+        raise RuntimeError(f"workers found different newest checkpoints, at steps {steps}; trying again")
