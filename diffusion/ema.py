@@ -37,7 +37,12 @@ class Ema:
         return self.averages
 
     def load(self, averages: dict[str, Tensor], num_updates: int) -> None:
-        """Continue from saved averages. Raises KeyError if a parameter is missing."""
+        """Continue from saved averages. Raises ValueError if they are not of this model's parameters."""
         for name, average in self.averages.items():
+            if name not in averages or averages[name].shape != average.shape:
+                found = tuple(averages[name].shape) if name in averages else "absent"
+                raise ValueError(
+                    f"averages are of another network: {name} should be {tuple(average.shape)}, is {found}"
+                )
             average.copy_(averages[name])
         self.num_updates = num_updates

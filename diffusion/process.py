@@ -59,7 +59,8 @@ def q_sample(
     alpha_bar: Float[Tensor, "b 1 1 1"], x0: Float[Tensor, "b c h w"], eps: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, "b c h w"]:
     """x_t ~ q(x_t | x0) in closed form (Ho et al. 2020, eq. 4). x0 in [-1, 1]; eps ~ N(0, I)."""
-    return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
+    signal, noise = _signal_and_noise(alpha_bar, x0)
+    return signal * x0 + noise * eps
 
 
 def target(
@@ -73,7 +74,8 @@ def target(
     v is that of Salimans & Ho 2022, appendix D.
     """
     if prediction == "v":
-        return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x0
+        signal, noise = _signal_and_noise(alpha_bar, x0)
+        return signal * eps - noise * x0
     return eps if prediction == "eps" else x0
 
 
@@ -84,7 +86,7 @@ def split(
     output: Float[Tensor, "b c h w"],
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
     """Split x_t into its picture and its noise, (x0_hat, eps_hat), given what the network said: `target` inverted."""
-    signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    signal, noise = _signal_and_noise(alpha_bar, x_t)
     if prediction == "eps":
         return (x_t - noise * output) / signal, output
     if prediction == "x0":
@@ -103,8 +105,8 @@ class Diffusion:
         self.alphas_cumprod = alphas_cumprod(self.betas)
 
     def alpha_bar(self, t: Int[Tensor, "b"]) -> Float[Tensor, "b 1 1 1"]:
-        """alphas_cumprod gathered at t (each in 0 … T-1), float32, on t's device, shaped to multiply images."""
-        return self.alphas_cumprod.to(t.device)[t].float().view(-1, 1, 1, 1)
+        """alphas_cumprod gathered at t (each in 0 … T-1), float64, on t's device, shaped to multiply images."""
+        return self.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
 
     def posterior(
         self, t: int, x0: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"]
@@ -135,6 +137,11 @@ class Diffusion:
         x_t = q_sample(alpha_bar, x0, eps)
         output = network(x_t, t, labels).float()
         return (output - target(self.config.prediction, alpha_bar, x0, eps)).square().mean(dim=(1, 2, 3))
+
+
+def _signal_and_noise(alpha_bar: Float[Tensor, "b 1 1 1"], like: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(alpha_bar) and sqrt(1 - alpha_bar), rounded to the images' dtype only now: 1 - alpha_bar cancels."""
+    return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
 
 
 def to_unit_range(images: Int[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

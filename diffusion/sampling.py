@@ -127,6 +127,8 @@ def sample_trajectory(
 
     Raises ValueError for labels out of range, or steps over the model's timesteps.
     """
+    if model.training:
+        raise ValueError("the model must be in eval mode to sample: dropout is for training")
     device = next(model.parameters()).device
     shape = (model.config.image_channels, model.config.image_size, model.config.image_size)
 
@@ -134,8 +136,9 @@ def sample_trajectory(
         draws = [generator(seed, "sample", step=t + 1).standard_normal(shape, dtype=np.float32) for seed in seeds]
         return torch.from_numpy(np.stack(draws)).to(device)
 
-    labels_tensor = _checked_labels(labels, model.config.num_classes, device)
-    denoise = network_denoiser(model, diffusion, labels_tensor, config.guidance)
+    check_labels(labels, len(seeds), model.config.num_classes)
+    on_device = None if labels is None else torch.tensor(labels, device=device)
+    denoise = network_denoiser(model, diffusion, on_device, config.guidance)
     timesteps = leading_timesteps(diffusion.num_timesteps, config.steps)
     x = noise(diffusion.num_timesteps)
     yield x
@@ -155,8 +158,9 @@ def sample_images(
     Every network call has exactly `chunk` images (the last ones repeat): convolutions at other batch
     sizes differ in the last bits, and picture i must be bitwise the same in any request.
     """
-    if labels is not None and len(labels) != len(seeds):
-        raise ValueError(f"labels must be one a seed: got {len(labels)} for {len(seeds)} seeds")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    check_labels(labels, len(seeds), model.config.num_classes)
     for start in range(0, len(seeds), chunk):
         wanted = min(chunk, len(seeds) - start)
         rows = [min(start + i, len(seeds) - 1) for i in range(chunk)]
@@ -170,16 +174,16 @@ def _alpha_bar(diffusion: Diffusion, t: int) -> float:
     return 1.0 if t == CLEAN else diffusion.alphas_cumprod[t].item()
 
 
-def _checked_labels(labels: Sequence[int] | None, num_classes: int, device: torch.device) -> Tensor | None:
-    if (labels is None) != (num_classes == 0):
-        raise ValueError(
-            "labels were given, but the model is unconditional"
-            if labels is not None
-            else f"labels must be given: the model has {num_classes} classes"
-        )
+def check_labels(labels: Sequence[int] | None, num_images: int, num_classes: int) -> None:
+    """Raises ValueError unless there is a label in 0 … num_classes for every image, or none and no classes."""
+    if labels is None and num_classes:
+        raise ValueError(f"labels must be given: the model has {num_classes} classes")
     if labels is None:
-        return None
+        return
+    if not num_classes:
+        raise ValueError(f"the model is unconditional and takes no labels, got {list(labels[:3])}…")
+    if len(labels) != num_images:
+        raise ValueError(f"labels must be one a seed: got {len(labels)} for {num_images} seeds")
     wrong = [label for label in labels if not 0 <= label <= num_classes]
     if wrong:
         raise ValueError(f"labels must be 0 to {num_classes - 1} (or {num_classes}: any), got {wrong[0]}")
-    return torch.tensor(labels, device=device)

@@ -21,7 +21,7 @@ def linear_betas(num_timesteps: int) -> Float64[Tensor, "T"]:
 
     Returns float64 [T]. Raises ValueError if T is so small that a beta would reach 1.
     """
-    scale = 1000 / num_timesteps
+    scale = 1000 / max(1, num_timesteps)
     return checked(torch.linspace(1e-4 * scale, 0.02 * scale, num_timesteps, dtype=torch.float64))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,14 +17,12 @@ if TYPE_CHECKING:
     from .storage import Environment
 
 S = TypeVar("S")
+C = TypeVar("C")
 R = TypeVar("R")
 
 
 def start_local(dashboard: bool) -> str:
     """Start a Ray of our own on this machine; returns the dashboard's URL ("" if none). It ends with this process."""
-    # By default Ray would write an auth token into the home directory, which every later `ray start` then obeys.
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     context = ray.init(address="local", include_dashboard=dashboard, logging_level=logging.WARNING, log_to_driver=False)
     return f"http://{context.dashboard_url}" if dashboard else ""
 
@@ -71,17 +68,18 @@ def check_nodes(nodes: list[dict[str, Any]], environment: Environment, workers: 
         )
 
 
-def map_tasks(function: Callable[[S], R], specs: Iterable[S], workers: Workers) -> Iterator[R]:
-    """Call `function` on every spec in Ray tasks, at most `num_workers` at a time; results as they come.
+def map_tasks(function: Callable[[S, C], R], specs: Iterable[S], common: C, workers: Workers) -> Iterator[R]:
+    """`function(spec, common)` for every spec in Ray tasks, at most `num_workers` at a time; results as they come.
 
     A task is retried if its worker dies or the storage fails it (OSError); what it raises else is raised here.
     """
     task = ray.remote(function).options(num_cpus=workers.cpus_per_worker, max_retries=3, retry_exceptions=[OSError])
+    shared = ray.put(common)
     running: list[Any] = []
     for spec in specs:
         if len(running) == workers.num_workers:
             yield _next_result(running)
-        running.append(task.remote(spec))
+        running.append(task.remote(spec, shared))
     while running:
         yield _next_result(running)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shlex
 import sys
 import threading
@@ -20,6 +21,7 @@ from .storage import JobFailed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # else a line for every closed socket
 POLL_S = 0.25
 ERROR = "ddpm: error: "
 """how a command's last line on stderr begins when it fails"""

@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -28,8 +27,6 @@ from .storage import check_storage, locked
 from .tracking import ModelVersion, TrackedRun, Tracker, pull_model
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from .config import Config, SampleStage
     from .storage import Environment
 
@@ -150,11 +147,7 @@ def _draw(
     """The pictures as a shard set, of the same format as training data."""
     if out.exists(DATASET):
         return open_shard_set(out)
-    weights = _Weights(files)
-
-    def draw(part: Part) -> ShardReport:
-        return draw_part(part, stage, _loaded(weights), version.uri, out)
-
+    common = _Common(stage, files, version.uri, out.uri)
     parts = parts_of(stage.num, model.chunk)
     reports = [report for part in parts if (report := read_report(out, part.shard)) is not None]
     done = {report.shard for report in reports}
@@ -163,7 +156,7 @@ def _draw(
     missing = [part for part in parts if part.shard not in done]
     drawn = sum(report.num_samples for report in reports)
     with connected(environment, stage), Bar("samples", stage.num, "img", done=drawn) as bar:
-        for report in map_tasks(draw, missing, stage):
+        for report in map_tasks(_draw_part, missing, common, stage):
             reports.append(report)
             drawn += report.num_samples
             bar.update(drawn)
@@ -179,24 +172,26 @@ def _draw(
     return commit(header, reports, out)
 
 
-class _Weights:
-    """A model's files on their way to a task, equal if their bytes are: a worker process loads each model once."""
+@dataclass(frozen=True)
+class _Common:
+    """What all tasks of a sample run share."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
-        self.digest = hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Weights) and other.digest == self.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
+    stage: SampleStage
+    files: dict[str, bytes]
+    model_uri: str
+    out_uri: str
 
 
-@lru_cache(maxsize=1)
-def _loaded(weights: Hashable) -> Model:
-    assert isinstance(weights, _Weights)
-    return load_model(weights.files.__getitem__)
+def _draw_part(part: Part, common: _Common) -> ShardReport:
+    """In a Ray task."""
+    digest = hashlib.sha256(b"".join(common.files.values())).digest()
+    if digest not in _LOADED:  # a worker process goes from task to task: load once
+        _LOADED.clear()
+        _LOADED[digest] = load_model(common.files.__getitem__)
+    return draw_part(part, common.stage, _LOADED[digest], common.model_uri, Folder(common.out_uri))
+
+
+_LOADED: dict[bytes, Model] = {}
 
 
 def _log_pictures(tracker: Tracker, run_id: str, shards: ShardSet, model: ModelVersion) -> None:

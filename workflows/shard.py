@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from diffusion.data.plan import Plan, make_plan, read_plan, source_fingerprint
 from diffusion.data.shard_set import DATASET, ShardSet, commit_plan, open_shard_set
 from diffusion.data.shards import ShardReport, make_shard, read_report
-from diffusion.data.sources import open_source
+from diffusion.data.sources import check_source, open_source
+from diffusion.files import Folder
 
 from .cluster import connected, map_tasks
 from .config import to_plain
@@ -15,8 +16,6 @@ from .progress import Bar, say
 from .storage import JobFailed, check_storage, locked
 
 if TYPE_CHECKING:
-    from diffusion.files import Folder
-
     from .config import Config, ShardStage
     from .storage import Environment
 
@@ -47,7 +46,7 @@ def finished(stage: ShardStage, out: Folder) -> ShardSet | None:
 def run(config: Config, environment: Environment, out: Folder) -> ShardSet:
     """Make the shard set, or what is missing of it. Raises ValueError for bad input, JobFailed for too many rejects."""
     stage = config.shard
-    open_source(stage.source)  # raises for a source that is not there before anything is made
+    check_source(stage.source)  # raises before anything is made
     check_storage(environment)
     with locked(environment, f"shard-{config.name}"):
         if (shards := finished(stage, out)) is not None:
@@ -79,9 +78,6 @@ def _plan(stage: ShardStage, out: Folder) -> Plan:
 
 
 def _make_missing(plan: Plan, stage: ShardStage, out: Folder) -> list[ShardReport]:
-    def make(shard: int) -> ShardReport:
-        return make_shard(plan, shard, out)
-
     reports = [report for shard in range(plan.num_shards) if (report := read_report(out, shard)) is not None]
     done = {report.shard for report in reports}
     if done:
@@ -89,11 +85,16 @@ def _make_missing(plan: Plan, stage: ShardStage, out: Folder) -> list[ShardRepor
     missing = (shard for shard in range(plan.num_shards) if shard not in done)
     seen = sum(_num_inputs(report) for report in reports)
     with Bar("shards", plan.num_items, "img", done=seen) as bar:
-        for report in map_tasks(make, missing, stage):
+        for report in map_tasks(_make, missing, (plan, out.uri), stage):
             reports.append(report)
             seen += _num_inputs(report)
             bar.update(seen, f"{len(reports)}/{plan.num_shards} shards")
     return sorted(reports, key=lambda report: report.shard)
+
+
+def _make(shard: int, common: tuple[Plan, str]) -> ShardReport:
+    plan, uri = common
+    return make_shard(plan, shard, Folder(uri))
 
 
 def _num_inputs(report: ShardReport) -> int:

@@ -31,7 +31,7 @@ from .cluster import connected
 from .config import to_plain
 from .progress import Bar, say
 from .storage import JobFailed, check_storage, locked
-from .tracking import ModelVersion, Tracker, log_model, model_version, set_alias
+from .tracking import CANDIDATE, ModelVersion, Tracker, log_model, model_version, set_alias
 from .train_worker import TrainJob, train_worker
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _register(job: _Job, checkpoint: Checkpoint, tracker: Tracker, run_id: str) 
         "ddpm.weights_sha256": hashlib.sha256(files["model.safetensors"]).hexdigest(),
     }
     version = log_model(tracker, run_id, config.name, files, sampler, tags)
-    set_alias(tracker, version, "candidate", {})
+    set_alias(tracker, version, CANDIDATE, {})
     tracker.tag(run_id, {VERSION_TAG: version.version})
     return version
 

@@ -55,6 +55,13 @@ class ShardSet(Header):
         table = self.folder.read_table(part_name("manifest", tar.shard), columns=[*columns, "split"])
         return table.filter([split == tar.split for split in table["split"].to_pylist()]).select(columns)
 
+    def checked_tar(self, tar: TarStats) -> bytes:
+        """A tar's bytes. Raises ValueError if they do not have the sha256 that was committed."""
+        data = self.folder.read(tar.name)
+        if hashlib.sha256(data).hexdigest() != tar.sha256:
+            raise ValueError(f"{self.folder.uri}/{tar.name} is damaged: it does not have the sha256 of {DATASET}")
+        return data
+
 
 def digest_of(tars: Iterable[TarStats]) -> str:
     """The name of the content: 32 hex characters of the sha256 over the sorted "name sha256" lines."""

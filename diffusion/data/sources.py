@@ -41,8 +41,14 @@ class Source(Protocol):
 
 
 def open_source(uri: str) -> Source:
-    """`digits`, or a folder by path or URI. Raises ValueError if there is no such folder, or no image in it."""
+    """`digits`, or a folder by path or URI. Raises ValueError if there is no such folder."""
     return DigitsSource() if uri == DIGITS else FolderSource(uri)
+
+
+def check_source(uri: str) -> None:
+    """Raises ValueError if there is no such source, or no image in it: looks no further than the first one."""
+    if not any(is_image_name(item.source) for item in open_source(uri).items()):
+        raise ValueError(f"source must have at least one image ({', '.join(SUFFIXES)}); there is none in {uri}")
 
 
 def is_image_name(name: str) -> bool:

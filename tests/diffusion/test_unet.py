@@ -75,9 +75,9 @@ def with_weights_of(theirs, config):
     ours, weights = UNet(config).eval(), theirs.state_dict()
     names = names_in_theirs(ours)
     transplanted = {}
-    for name in ours.state_dict():
+    for name, weight in ours.state_dict().items():
         layer, _, kind = name.rpartition(".")
-        transplanted[name] = weights.pop(f"{names[layer]}.{kind}")
+        transplanted[name] = weights.pop(f"{names[layer]}.{kind}").view_as(weight)  # a 1x1 convolution may be a Linear
     assert not weights, f"left over: {sorted(weights)}"
     ours.load_state_dict(transplanted)
     return ours
@@ -245,14 +245,6 @@ def test_any_allowed_shape_gives_a_finite_answer_of_the_shape_of_the_picture(con
 
     assert answer.shape == x_t.shape
     assert answer.isfinite().all()
-
-
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="GroupNorm refuses one pixel of one channel a group")
-def test_one_picture_can_shrink_to_a_single_pixel_with_a_channel_a_group():
-    config = UNetConfig(**SMALL | {"image_size": 2, "norm_groups": 8, "channel_mults": (1, 1)})
-    answer = UNet(config)(pictures(config, batch=1), torch.tensor([0]))
-
-    assert answer.shape == (1, 3, 2, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,26 @@
 """MLflow, and the only place that imports it: runs, the model registry, and what is pulled back out."""
 
-from .registry import ModelVersion, log_model, model_version, pull_model, set_alias
+from .registry import (
+    CANDIDATE,
+    CHAMPION,
+    ModelVersion,
+    champion_of,
+    log_model,
+    model_version,
+    pull_model,
+    set_alias,
+)
 from .runs import TrackedRun, Tracker
 
-__all__ = ["ModelVersion", "TrackedRun", "Tracker", "log_model", "model_version", "pull_model", "set_alias"]
+__all__ = [
+    "CANDIDATE",
+    "CHAMPION",
+    "ModelVersion",
+    "TrackedRun",
+    "Tracker",
+    "champion_of",
+    "log_model",
+    "model_version",
+    "pull_model",
+    "set_alias",
+]

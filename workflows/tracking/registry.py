@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SERVED_MODEL = Path(__file__).parent.parent / "served_model.py"
 PACKAGED = ("__init__", "checkpoint", "process", "sampling", "schedule", "seeding", "unet")
 """the modules of `diffusion` that drawing samples takes: they import each other relatively"""
+CHAMPION, CANDIDATE = "champion", "candidate"
 REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "mlflow")
 
 
@@ -89,9 +90,17 @@ def model_version(tracker: Tracker, uri: str) -> ModelVersion:
     try:
         if number and not at:
             return _version(tracker.client.get_model_version(name, number))
-        return _version(tracker.client.get_model_version_by_alias(name, alias or "champion"))
+        return _version(tracker.client.get_model_version_by_alias(name, alias or CHAMPION))
     except MlflowException:
         raise ValueError(f"there is no model {uri} in {tracker.uri}; {_known(tracker, name)}") from None
+
+
+def champion_of(tracker: Tracker, name: str) -> ModelVersion | None:
+    """The version with the alias `champion`, if there is one."""
+    try:
+        return _version(tracker.client.get_model_version_by_alias(name, CHAMPION))
+    except MlflowException:
+        return None
 
 
 def pull_model(model: ModelVersion) -> dict[str, bytes]:

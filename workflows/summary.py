@@ -1,0 +1,90 @@
+"""What a command came to, as a short table for people; each gives back the same as a plain dict for --json."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from diffusion.data.shard_set import ShardSet
+
+    from .run import RunResult
+    from .sample import SampleRun
+    from .storage import Environment
+    from .tracking import ModelVersion
+
+METRICS = {
+    "nearest_label_agreement": "{:.1%} have a nearest training picture of the label asked for",
+    "nearest_distance_ratio": "{:.2f} of a held-out real picture's distance to the nearest training picture",
+    "frechet_thumbnails": "{:.3f} Fréchet distance between 8x8 thumbnails",
+    "frechet_thumbnails_held_out": "{:.3f} the same for held-out real pictures",
+}
+
+
+def show_run(result: RunResult, environment: Environment) -> None:
+    """The end of `ddpm run`."""
+    rows = {"reused": ", ".join(result.reused)} if result.reused else {}
+    rows |= {
+        "shards": f"{result.data}  ({result.digest})",
+        "samples": result.samples,
+        "grid": result.grid,
+        **metric_rows(result.metrics),
+        "model": f"{result.model}  ({'champion' if result.champion else 'not champion'}: {result.why})",
+        "look": f"{ui_command(environment)}  (run {result.sample_run})",
+    }
+    show(rows)
+
+
+def show_shards(shards: ShardSet) -> dict[str, Any]:
+    """The end of `ddpm shard`."""
+    counts = {split: shards.num_samples(split) for split in ("train", "val")}
+    result = {"uri": shards.folder.uri, "digest": shards.digest, "num_shards": len(shards.tars), "counts": counts}
+    refused = ", ".join(f"{reason} {count}" for reason, count in shards.rejects.items()) or "none"
+    show({
+        "shards": f"{shards.folder.uri}  ({shards.digest})",
+        "images": f"{counts['train']} train, {counts['val']} val, in {len(shards.tars)} tars",
+        "refused": refused,
+    })  # fmt: skip
+    return {**result, "rejects": shards.rejects}
+
+
+def show_model(model: ModelVersion) -> dict[str, Any]:
+    """The end of `ddpm train`."""
+    show({"model": model.uri, "run": model.run_id, "data": model.tags["ddpm.dataset_uri"]})
+    return {"model": model.uri, "run": model.run_id, "dataset_digest": model.tags["ddpm.dataset_digest"]}
+
+
+def show_samples(samples: SampleRun) -> dict[str, Any]:
+    """The end of `ddpm sample`."""
+    metrics = samples.tracked.metrics
+    grid = f"{samples.folder.uri}/grid.png"
+    show({"samples": samples.folder.uri, "grid": grid, **metric_rows(metrics), "run": samples.tracked.run_id})
+    return {"samples": samples.folder.uri, "grid": grid, "run": samples.tracked.run_id, "metrics": metrics}
+
+
+def metric_rows(metrics: dict[str, float]) -> dict[str, str]:
+    """How good the samples are, a line a metric, with how many samples that is of."""
+    lines = [text.format(metrics[name]) for name, text in METRICS.items() if name in metrics]
+    return {f"of {metrics['n']:.0f}": "\n".join(lines)} if lines else {}
+
+
+def ui_command(environment: Environment) -> str:
+    """What opens the MLflow UI on these runs."""
+    flags: list[str] = []
+    if environment.storage != type(environment)().storage:
+        flags += ["--storage", environment.storage]
+    if environment.tracking_uri:
+        flags += ["--tracking-uri", environment.tracking_uri]
+    return shlex.join(["ddpm", "ui", *flags])
+
+
+def show(rows: dict[str, str]) -> None:
+    """A two-column table on stderr: stdout is for --json."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in rows.items():
+        table.add_row(name, value, style=None)
+    Console(file=sys.stderr, soft_wrap=True).print(table)
