@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .unet import UNet
 
 Precision = Literal["auto", "fp32", "bf16"]
-Decay = Literal["constant", "cosine"]
+Decay = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class TrainConfig(OrderConfig):
     warmup_steps: int = 100
     """over which the learning rate grows from 0"""
     decay: Decay = "constant"
-    """of the learning rate after the warm-up: none, or along a cosine to 0 at the last step"""
+    """of the learning rate after the warm-up: none, or in a line or along a cosine to 0 at the last step"""
     grad_clip: float = 1.0
     """largest norm of the gradient"""
     ema_decays: tuple[float, ...] = (0.9999,)
@@ -85,12 +85,11 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Of step 0 … steps-1: linear warm-up, then constant or along a cosine that reaches 0 after the last step."""
+    """Of step 0 … steps-1: linear warm-up, then constant, or a decay that would reach 0 one step after the last."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    if config.decay == "constant":
-        return config.lr * warm
     done = max(0, step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * done))
+    left = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+    return config.lr * warm * left[config.decay]
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ def dispatch(words: list[str]) -> int:
         raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}")
     command = COMMANDS[name]
     args = parse(name, command, words[len(name.split()) :])
-    guard_local_ray(args.where)
+    guard_local_ray(args.where.address)
     result = command.act(args)
     if args.json:
         print(json.dumps(result))

@@ -21,12 +21,6 @@ C = TypeVar("C")
 R = TypeVar("R")
 
 
-def start_local(dashboard: bool) -> str:
-    """Start a Ray of our own on this machine; returns the dashboard's URL ("" if none). It ends with this process."""
-    context = ray.init(address="local", include_dashboard=dashboard, logging_level=logging.WARNING, log_to_driver=False)
-    return f"http://{context.dashboard_url}" if dashboard else ""
-
-
 @contextmanager
 def connected(environment: Environment, workers: Workers) -> Iterator[None]:
     """A driver's connection to Ray: the job's own cluster, the one at `address`, or a local one.
@@ -45,7 +39,7 @@ def connected(environment: Environment, workers: Workers) -> Iterator[None]:
         except ConnectionError as err:
             raise ValueError(f"no Ray cluster answers at address {environment.address}: {err}") from None
     else:
-        start_local(dashboard=False)
+        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     try:
         check_nodes(ray.nodes(), environment, workers)
         yield

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 from diffusion.data.sources import check_source
 
 from . import sample, shard, train
-from .cluster import start_local
 from .config import to_plain
 from .jobs import open_client, run_job
+from .local_ray import start_local_ray
 from .progress import say
 from .promotion import promote
 from .storage import JobFailed, check_storage
@@ -111,7 +111,7 @@ class Stages:
     def _connect(self) -> JobSubmissionClient:
         if self._client is None:
             say(f"starting Ray{'' if not self.environment.address else f' jobs at {self.environment.address}'}")
-            self._client = open_client(self.environment.address or start_local(dashboard=True))
+            self._client = open_client(self.environment.address or start_local_ray())
         return self._client
 
     def _command(self, stage: str, key: str, flags: tuple[str, ...]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -55,7 +56,8 @@ def log_model(
         folder.mkdir()
         for file_name, data in {**files, "package.txt": f"{package.name}\n".encode()}.items():
             (folder / file_name).write_bytes(data)
-        with mlflow.start_run(run_id=run_id):
+        with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it asks for an input example and type hints: the signature says it all
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(SERVED_MODEL),

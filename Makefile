@@ -1,0 +1,40 @@
+# One virtual environment, made when something needs it; PYTHON names the interpreter that makes it (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo test check format quality clean
+.DELETE_ON_ERROR:
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+$(INSTALLED): pyproject.toml infra/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c infra/constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(INSTALLED)  ## Make .venv with the pinned dependencies
+
+demo: $(INSTALLED)  ## The whole job on scikit-learn's digits, into ./runs
+	$(BIN)/ddpm run digits
+
+test: $(INSTALLED)  ## All tests but the slow ones
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## Lint, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## Let ruff lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: $(INSTALLED)  ## Judge the demo's samples with a classifier of real digits (after make demo)
+	$(BIN)/python tests/quality/digits.py
+
+clean:  ## Remove the virtual environment and caches, never ./runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

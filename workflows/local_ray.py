@@ -1,0 +1,72 @@
+"""A Ray of our own on this machine, with the Jobs API, for as long as this process lives.
+
+`ray.init` would do, but that its agent insists on port 52365: no job could be submitted while another Ray, or the
+dying one of a killed run, still has it. Ray's own way down takes half a minute, in which a killed run would train on.
+So all of Ray is one process group, and a guard kills the group when the pipe that we hold open closes: when we end,
+by whatever signal.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+START_TIMEOUT_S = 60.0
+GUARD = "import os, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), 9)"
+
+
+def start_local_ray() -> str:
+    """Start Ray and give the URL of its dashboard. It ends with this process, however that ends.
+
+    Raises RuntimeError, with the end of Ray's own output, if it does not come up.
+    """
+    gcs, dashboard, agent, client = free_ports(4)
+    python = Path(sys.executable)
+    path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"  # jobs say "python" and mean this one
+    flags = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    log = TemporaryFile("w+")  # noqa: SIM115 - lives as long as Ray does
+    process = subprocess.Popen(
+        [python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
+         "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--ray-client-server-port={client}", *flags],
+        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path},
+        start_new_session=True,  # a process group of its own, which Ctrl-C does not reach
+    )  # fmt: skip
+    guard = subprocess.Popen(
+        [python, "-I", "-S", "-c", GUARD, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True
+    )
+    atexit.register(_stop, guard)
+    _await(process, dashboard, log)
+    return f"http://127.0.0.1:{dashboard}"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 on which nobody listens at present, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _await(process: subprocess.Popen[bytes], port: int, log: IO[str]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.1)
+    log.seek(0)
+    raise RuntimeError("Ray did not start on this machine; the end of its output:\n" + log.read()[-2000:])
+
+
+def _stop(guard: subprocess.Popen[bytes]) -> None:
+    assert guard.stdin is not None
+    guard.stdin.close()
+    guard.wait()
