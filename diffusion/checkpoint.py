@@ -126,16 +126,19 @@ def save_checkpoint(write: Write, checkpoint: Checkpoint) -> None:
 def load_checkpoint(read: Read) -> Checkpoint:
     """The checkpoint that `save_checkpoint` wrote. Raises ValueError if it is not whole (see `COMMIT`)."""
     try:
-        digests = json.loads(read(COMMIT))
+        digests: dict[str, str] = json.loads(read(COMMIT))
         files = {name: read(name) for name in digests}
-    except (FileNotFoundError, json.JSONDecodeError) as err:
+    except (FileNotFoundError, ValueError, TypeError) as err:
         raise ValueError(f"checkpoint is not whole: {err}") from err
     for name, data in files.items():
         if hashlib.sha256(data).hexdigest() != digests[name]:
             raise ValueError(f"checkpoint is not whole: {name} does not have the sha256 that COMMIT says")
-    state = json.loads(files["state.json"])
-    emas = [safetensors.torch.load(files[f"ema-{i}.safetensors"]) for i in range(state.pop("num_emas"))]
-    model, optimizer = (safetensors.torch.load(files[f"{name}.safetensors"]) for name in ("model", "optimizer"))
+    try:
+        state = json.loads(files["state.json"])
+        emas = [safetensors.torch.load(files[f"ema-{i}.safetensors"]) for i in range(state.pop("num_emas"))]
+        model, optimizer = (safetensors.torch.load(files[f"{name}.safetensors"]) for name in ("model", "optimizer"))
+    except KeyError as err:
+        raise ValueError(f"checkpoint is not whole: COMMIT does not name {err}") from err
     return Checkpoint(state.pop("step"), model, emas, optimizer, state)
 
 

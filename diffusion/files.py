@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,7 +46,7 @@ class Folder:
             return
         path = Path(self.at(name))
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
         try:
             with temporary.open("wb") as stream:
                 stream.write(data)
@@ -72,9 +73,15 @@ class Folder:
         return bool(self.fs.get_file_info(self.at(name)).type == fs.FileType.File)
 
     def entries(self, name: str = "") -> Iterator[fs.FileInfo]:
-        """What is directly in here (or in the folder `name`), sorted by name; nothing if it does not exist."""
+        """What is directly in here (or in the folder `name`), sorted by name; nothing if it does not exist.
+
+        Raises ValueError if a name is not UTF-8, which nothing downstream could write down.
+        """
         selector = fs.FileSelector(self.at(name).rstrip("/"), allow_not_found=True)
-        yield from sorted(self.fs.get_file_info(selector), key=lambda info: info.base_name)
+        try:
+            yield from sorted(self.fs.get_file_info(selector), key=lambda info: info.base_name)
+        except UnicodeDecodeError as err:
+            raise ValueError(f"a file name in {self.uri}/{name} is not UTF-8 ({err.object!r}); rename it") from None
 
     def names(self, name: str = "") -> list[str]:
         """The base names of `entries`."""

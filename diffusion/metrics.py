@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 THUMBNAIL = 8
+EXACT = "donot_use_mm_for_euclid_dist"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def nearest(
     known = references.flatten(1).float() / 255
     distances, indices = [], []
     for part in queries.split(256):
-        found = torch.cdist(part.flatten(1).float() / 255, known).min(dim=1)
+        # Not by matrix product, which makes the distance of an exact copy up to 0.03.
+        found = torch.cdist(part.flatten(1).float() / 255, known, compute_mode=EXACT).min(dim=1)
         distances.append(found.values)
         indices.append(found.indices)
     return torch.cat(distances).numpy(), torch.cat(indices).numpy()

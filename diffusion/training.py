@@ -179,7 +179,7 @@ class Training:
             for slot in ("exp_avg", "exp_avg_sq"):  # in the parameter's own memory layout, which the fused step needs
                 value = torch.empty_like(parameter).copy_(checkpoint.optimizer[f"{name}/{slot}"])
                 self.optimizer.state[parameter][slot] = value.detach()
-            self.optimizer.state[parameter]["step"] = checkpoint.optimizer[f"{name}/step"].to(self.device)
+            self.optimizer.state[parameter]["step"] = checkpoint.optimizer[f"{name}/step"].clone().to(self.device)
         self.step = checkpoint.step
 
 

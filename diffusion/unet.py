@@ -162,7 +162,7 @@ class Block(nn.Module):
         self.norm2 = nn.GroupNorm(config.norm_groups, out, eps=1e-6)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = zeroed(nn.Conv2d(out, out, 3, padding=1))
-        self.skip = nn.Conv2d(width, out, 1) if width != out else nn.Identity()
+        self.skip = Pointwise(width, out) if width != out else nn.Identity()
         self.attention = Attention(config, out) if attend else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b i h w"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b o h w"]:
@@ -172,6 +172,18 @@ class Block(nn.Module):
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         out: Tensor = self.attention(self.skip(x) + h)
         return out
+
+
+class Pointwise(nn.Linear):
+    """A 1x1 convolution, as the matrix product that it is.
+
+    oneDNN's own rounds otherwise with another number of threads; this one does not, so that pictures can be
+    bitwise the same on any machine of a kind. On channels-last images nothing is copied.
+    """
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        """The same linear map at every pixel."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Attention(nn.Module):

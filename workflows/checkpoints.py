@@ -24,10 +24,14 @@ def begin_attempt(run: Folder) -> int:
 
 
 def write_checkpoint(run: Folder, attempt: int, checkpoint: Checkpoint, keep: int) -> None:
-    """Save a checkpoint of this attempt, then remove all but the newest `keep` of the run."""
+    """Save a checkpoint of this attempt, then remove all but the newest `keep` up to its step.
+
+    One of a higher step than is being written was found damaged, or is a slower attempt's: it does not count.
+    """
     folder = run / f"attempt-{attempt}/step-{checkpoint.step:08d}"
     save_checkpoint(folder.write, checkpoint)
-    for name in _newest_first(run)[keep:]:
+    written = f"step-{checkpoint.step:08d}"
+    for name in [name for name in _newest_first(run) if name.rpartition("/")[2] <= written][keep:]:
         run.delete(f"{name}/{COMMIT}")  # first: what is half deleted must not look whole
         run.delete(name)
 

@@ -315,10 +315,14 @@ def _tyro(args: type[A], name: str, words: list[str], default: Any) -> A:
     except SystemExit as err:
         if err.code in (0, None):
             raise
-    inside = [line.strip("│ ").strip() for line in said.getvalue().splitlines() if line.startswith("│")]
-    rules = [i for i, line in enumerate(inside) if line.startswith("─")]
-    message = " ".join(inside[: rules[0]] if rules else inside) or said.getvalue().strip()
-    raise ValueError(f"{message} (see ddpm {name} --help)")
+    raise ValueError(f"{_first_section(said.getvalue())} (see ddpm {name} --help)")
+
+
+def _first_section(box: str) -> str:
+    """The first words inside a box: what stands between its title and the next rule, drawn with "─" or "-"."""
+    _title, *lines = (line.strip("│ ") for line in box.splitlines())
+    sections = " ".join(" RULE " if set(line) <= set("─-╰╯") else line for line in lines).split(" RULE ")
+    return next(section.strip() for section in sections if section.strip())
 
 
 def _default_name(base: Config, stage: ShardStage) -> str:

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -23,28 +24,43 @@ START_TIMEOUT_S = 60.0
 GUARD = "import os, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), 9)"
 
 
-def start_local_ray() -> str:
-    """Start Ray and give the URL of its dashboard. It ends with this process, however that ends.
+@dataclass(frozen=True)
+class LocalRay:
+    """Where a Ray listens."""
+
+    dashboard: str
+    """URL of the dashboard, which takes jobs"""
+    address: str
+    """host:port for `ray.init`"""
+
+
+def start_local_ray() -> LocalRay:
+    """Start Ray on the loopback interface. It ends with this process, however that ends.
 
     Raises RuntimeError, with the end of Ray's own output, if it does not come up.
     """
     gcs, dashboard, agent, client = free_ports(4)
     python = Path(sys.executable)
     path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"  # jobs say "python" and mean this one
-    flags = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
-    log = TemporaryFile("w+")  # noqa: SIM115 - lives as long as Ray does
-    process = subprocess.Popen(
-        [python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
-         "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--ray-client-server-port={client}", *flags],
-        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path},
-        start_new_session=True,  # a process group of its own, which Ctrl-C does not reach
-    )  # fmt: skip
-    guard = subprocess.Popen(
-        [python, "-I", "-S", "-c", GUARD, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True
-    )
-    atexit.register(_stop, guard)
-    _await(process, dashboard, log)
-    return f"http://127.0.0.1:{dashboard}"
+    command = [str(python), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
+               "--node-ip-address=127.0.0.1", "--include-dashboard=true", "--dashboard-host=127.0.0.1",
+               f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+               f"--ray-client-server-port={client}"]  # fmt: skip
+    with TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PATH": path},
+            start_new_session=True,  # a process group of its own, which Ctrl-C does not reach
+        )
+        guard = subprocess.Popen(
+            [python, "-I", "-S", "-c", GUARD, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True
+        )
+        atexit.register(_stop, guard, process)
+        _await(process, dashboard, log)
+    return LocalRay(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}")
 
 
 def free_ports(count: int) -> list[int]:
@@ -66,7 +82,8 @@ def _await(process: subprocess.Popen[bytes], port: int, log: IO[str]) -> None:
     raise RuntimeError("Ray did not start on this machine; the end of its output:\n" + log.read()[-2000:])
 
 
-def _stop(guard: subprocess.Popen[bytes]) -> None:
+def _stop(guard: subprocess.Popen[bytes], process: subprocess.Popen[bytes]) -> None:
     assert guard.stdin is not None
     guard.stdin.close()
     guard.wait()
+    process.wait()

@@ -14,7 +14,7 @@ from .local_ray import start_local_ray
 from .progress import say
 from .promotion import promote
 from .storage import JobFailed, check_storage
-from .tracking import Tracker
+from .tracking import Tracker, check_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +50,7 @@ def run(config: Config, environment: Environment) -> RunResult:
     """Shard, train, sample, promote. Raises ValueError for bad input, JobFailed where a stage fails."""
     check_source(config.shard.source)  # raises before anything is started or made
     config.unet(config.shard.image_size, image_channels=3, num_classes=0)  # raises if network and pictures do not fit
+    check_server(environment)
     check_storage(environment)
     stages = Stages(config, environment)
     shards = stages.shards()
@@ -111,7 +112,7 @@ class Stages:
     def _connect(self) -> JobSubmissionClient:
         if self._client is None:
             say(f"starting Ray{'' if not self.environment.address else f' jobs at {self.environment.address}'}")
-            self._client = open_client(self.environment.address or start_local_ray())
+            self._client = open_client(self.environment.address or start_local_ray().dashboard)
         return self._client
 
     def _command(self, stage: str, key: str, flags: tuple[str, ...]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -79,12 +81,15 @@ def ui_command(environment: Environment) -> str:
         flags += ["--storage", environment.storage]
     if environment.tracking_uri:
         flags += ["--tracking-uri", environment.tracking_uri]
-    return shlex.join(["ddpm", "ui", *flags])
+    program = "ddpm" if shutil.which("ddpm") else os.path.relpath(sys.argv[0])
+    return shlex.join([program, "ui", *flags])
 
 
 def show(rows: dict[str, str]) -> None:
     """A two-column table on stderr: stdout is for --json."""
     table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(no_wrap=True, overflow="ignore")  # a path must stay in one piece to be copied
     for name, value in rows.items():
-        table.add_row(name, value, style=None)
-    Console(file=sys.stderr, soft_wrap=True).print(table)
+        table.add_row(name, value)
+    Console(file=sys.stderr, soft_wrap=True, highlight=False).print(table)

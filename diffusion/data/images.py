@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 MAX_PIXELS = 64 * 1024 * 1024
 MODES = {1: "L", 3: "RGB"}
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 WHITE = (255, 255, 255, 255)
 
 
@@ -34,7 +36,7 @@ def fit_image(data: bytes, image_size: int, channels: int) -> UInt8[ndarray, "h 
     the first frame is taken. Raises Rejected for what is not a whole picture of a known format, or too large.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _opened(data) as image:
             if image.width * image.height > MAX_PIXELS:  # from the header: nothing has been decoded yet
                 raise Rejected("too_large", f"{image.width}x{image.height} is over {MAX_PIXELS} pixels")
             upright = ImageOps.exif_transpose(image)
@@ -44,7 +46,9 @@ def fit_image(data: bytes, image_size: int, channels: int) -> UInt8[ndarray, "h 
         raise Rejected("unknown_format", f"not one of {', '.join(FORMATS)}") from err
     except Rejected:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:  # what Pillow's codecs raise
+    except BOMBS as err:
+        raise Rejected("too_large", str(err)) from err
+    except (OSError, SyntaxError, ValueError) as err:  # what Pillow's codecs raise
         raise Rejected("undecodable", str(err)) from err
     return np.asarray(fitted).reshape(image_size, image_size, channels)
 
@@ -64,6 +68,12 @@ def decode_png(data: bytes) -> UInt8[ndarray, "h w c"]:
     except (OSError, SyntaxError) as err:
         raise Rejected("undecodable", str(err)) from err
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The image with its header read; Pillow's own limit on pixels, higher than ours, raises either of BOMBS."""
+    with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+        return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

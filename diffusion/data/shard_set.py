@@ -94,7 +94,7 @@ def commit_plan(plan: Plan, reports: list[ShardReport], out: Folder) -> ShardSet
     rejects = count_rejects(reports)
     refused = sum(count for reason, count in rejects.items() if reason != NOT_AN_IMAGE_NAME)
     limit = plan.config["max_reject_fraction"]
-    if refused > limit * plan.num_images:
+    if refused / plan.num_images > limit:
         reasons = ", ".join(f"{reason} {count}" for reason, count in rejects.items())
         raise ValueError(
             f"{refused} of {plan.num_images} images were refused ({reasons}), more than max_reject_fraction={limit}; "

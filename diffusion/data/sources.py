@@ -70,8 +70,10 @@ class FolderSource:
             raise ValueError(f"source must be a folder of images, or {DIGITS!r}; there is no folder {self.folder.uri}")
         top = [info for info in self.folder.entries() if not info.base_name.startswith(".")]
         self.classes = [info.base_name for info in top if info.type == fs.FileType.Directory]
-        loose = [info.base_name for info in top if info.type == fs.FileType.File and is_image_name(info.base_name)]
-        if self.classes and loose:
+        self.others = [info.base_name for info in top if info.type == fs.FileType.File] if self.classes else []
+        """files beside the classes, which are not pictures: listed, to be refused on record"""
+        loose = [name for name in self.others if is_image_name(name)]
+        if loose:
             raise ValueError(
                 f"source must have images either in subfolders (its classes) or directly inside, not both: "
                 f"{self.folder.uri} has {len(self.classes)} folders and also {loose[0]}"
@@ -83,6 +85,8 @@ class FolderSource:
             yield from self._walk("", label=-1)
         for label, name in enumerate(self.classes):
             yield from self._walk(name, label)
+        for name in self.others:
+            yield Item(name, -1, "")
 
     def read(self, name: str) -> bytes:
         """Raises OSError if it cannot be read."""

@@ -51,7 +51,7 @@ def read_headers(data: bytes) -> Iterator[Member]:
             raise ValueError(f"tar is cut short at byte {len(data)}: it has no end-of-archive mark")
         if not any(header):
             return
-        if sum(header[:148]) + sum(header[156:]) + 8 * ord(" ") != _octal(header[148:156]):
+        if not _is_sound(header):
             raise ValueError(f"tar header at byte {position} is damaged")
         member = Member(_name(header), position + RECORD, _octal(header[124:136]))
         position = member.offset + -(-member.num_bytes // RECORD) * RECORD
@@ -59,6 +59,12 @@ def read_headers(data: bytes) -> Iterator[Member]:
             raise ValueError(f"tar is cut short inside {member.name}")
         if header[156:157] in REGULAR_FILE:
             yield member
+
+
+def _is_sound(header: bytes) -> bool:
+    """Whether the checksum is that of the header, its own eight bytes counted as spaces."""
+    digits = header[148:156].rstrip(b"\0 ")
+    return digits.isdigit() and int(digits, 8) == sum(header[:148]) + sum(header[156:]) + 8 * ord(" ")
 
 
 def _octal(digits: bytes) -> int:

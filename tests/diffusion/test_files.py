@@ -1,4 +1,3 @@
-import os
 import resource
 import subprocess
 import sys
@@ -31,6 +30,10 @@ def full_disk(limit_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def on_disk(path):
+    return [entry.name for entry in path.iterdir()]
+
+
 @pytest.fixture
 def folder(tmp_path):
     return Folder(tmp_path / "folder")
@@ -54,7 +57,7 @@ def test_a_write_replaces_the_whole_file(folder):
 def test_a_write_leaves_nothing_but_its_file(folder, tmp_path):
     folder.write("file", b"bytes")
 
-    assert os.listdir(tmp_path / "folder") == ["file"]
+    assert on_disk(tmp_path / "folder") == ["file"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(folder, tmp_path):
@@ -63,14 +66,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(folder, tmp
         folder.write("file", bytes(10_000))
 
     assert folder.read("file") == b"old"
-    assert os.listdir(tmp_path / "folder") == ["file"]
+    assert on_disk(tmp_path / "folder") == ["file"]
 
 
 def test_a_first_write_that_fails_leaves_no_file(folder, tmp_path):
     with full_disk(4096), pytest.raises(OSError, match="File too large"):
         folder.write("file", bytes(10_000))
 
-    assert os.listdir(tmp_path / "folder") == []
+    assert on_disk(tmp_path / "folder") == []
 
 
 def test_a_write_onto_a_folder_leaves_the_folder_and_no_temporary_file(folder, tmp_path):
@@ -79,7 +82,7 @@ def test_a_write_onto_a_folder_leaves_the_folder_and_no_temporary_file(folder, t
         folder.write("name", b"bytes")
 
     assert folder.read("name/inside") == b"kept"
-    assert os.listdir(tmp_path / "folder") == ["name"]
+    assert on_disk(tmp_path / "folder") == ["name"]
 
 
 def test_a_process_killed_while_it_writes_leaves_a_whole_file(folder):

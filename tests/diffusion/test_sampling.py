@@ -355,7 +355,6 @@ def test_a_picture_is_bitwise_the_same_however_it_is_asked_for(sampler):
     assert len({picture.numpy().tobytes() for picture in together}) == 6
 
 
-@pytest.mark.xfail(strict=False, reason="oneDNN's 1x1 convolution (Block.skip) rounds otherwise with two threads")
 def test_every_float_is_bitwise_the_same_for_one_thread_and_two():
     model, diffusion, config = small_unet(base_channels=32, image_size=16), process(100), SamplerConfig(steps=1)
     *_, one = sample_trajectory(model, diffusion, [1, 2, 3, 4], None, config)

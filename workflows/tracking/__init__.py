@@ -10,7 +10,7 @@ from .registry import (
     pull_model,
     set_alias,
 )
-from .runs import TrackedRun, Tracker
+from .runs import TrackedRun, Tracker, check_server
 
 __all__ = [
     "CANDIDATE",
@@ -19,6 +19,7 @@ __all__ = [
     "TrackedRun",
     "Tracker",
     "champion_of",
+    "check_server",
     "log_model",
     "model_version",
     "pull_model",

@@ -48,8 +48,7 @@ class Tracker:
         self.uri = environment.mlflow_uri
         self.artifact_root = environment.artifact_root
         self.database = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:") else None
-        if self.uri.startswith("http"):
-            _check_health(self.uri)
+        check_server(environment)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -157,10 +156,14 @@ def _tracked(run: Any) -> TrackedRun:
     return TrackedRun(run.info.run_id, dict(run.data.tags), dict(run.data.metrics))
 
 
-def _check_health(uri: str) -> None:
+def check_server(environment: Environment) -> None:
+    """Raises ValueError if runs are tracked by a server, and it does not answer."""
+    uri = environment.mlflow_uri
+    if not uri.startswith("http"):
+        return
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S):  # noqa: S310 - http(s) only
-            return
+            pass
     except (urllib.error.URLError, OSError, ValueError) as err:
         reason = getattr(err, "reason", err)
         raise ValueError(f"tracking_uri must be an MLflow server that answers; {uri} does not: {reason}") from None

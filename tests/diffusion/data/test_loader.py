@@ -138,6 +138,20 @@ def test_a_damaged_tar_is_named_when_its_sample_is_read(damage, copy_of_set):
         SampleReader(shards).read([position])
 
 
+def test_another_whole_picture_in_its_place_is_found(copy_of_set):
+    folder, shards = copy_of_set
+    tar = shards.split("train")[0]
+    places = shards.manifest(tar, ["offset", "num_bytes"]).to_pylist()
+    data = bytearray((folder / tar.name).read_bytes())
+    twin = next(i for i in range(1, len(places)) if places[i]["num_bytes"] == places[0]["num_bytes"])
+    (first, second), size = (places[i]["offset"] for i in (0, twin)), places[0]["num_bytes"]
+    data[first : first + size] = data[second : second + size]
+    (folder / tar.name).write_bytes(data)
+
+    with pytest.raises(ValueError, match="sample 0 does not have the sha256 of the manifest"):
+        SampleReader(shards).read([0])
+
+
 def test_a_damaged_sample_does_not_hinder_reading_another(copy_of_set):
     folder, shards = copy_of_set
     tar = shards.split("train")[0]
@@ -178,6 +192,18 @@ def test_a_run_that_starts_later_sees_what_an_unbroken_one_sees(start, shard_set
     assert [batch.step for batch in resumed] == list(range(start, 24))
     assert all(torch.equal(a.images, b.images) for a, b in zip(unbroken, resumed, strict=True))
     assert all(torch.equal(a.labels, b.labels) for a, b in zip(unbroken, resumed, strict=True))
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 3])
+def test_a_step_shows_what_the_order_of_its_epoch_says(epoch, shard_set):
+    reader = SampleReader(shard_set)
+    order = EpochOrder(reader.shard_sizes, CONFIG, epoch)
+    walked = run(shard_set, 0, (epoch + 1) * order.num_steps)[epoch * order.num_steps :]
+    for step, batch in enumerate(walked):
+        images, labels = reader.read(np.concatenate([order.lane_batch(lane, step) for lane in range(8)]))
+
+        assert np.array_equal(batch.images, images)
+        assert np.array_equal(batch.labels, labels)
 
 
 def test_a_set_without_classes_has_batches_without_labels(write_pictures, make_set, tmp_path):

@@ -140,6 +140,26 @@ def test_lanes_are_shuffled_independently():
     assert len({tuple(lane) for lane in places.tolist()}) == 4
 
 
+def test_windows_are_shuffled_otherwise_in_every_epoch():
+    config, orders = OrderConfig(global_batch=4, num_lanes=1, shuffle_window=100), set()
+    for epoch in range(5):
+        place = {position: i for i, position in enumerate(walk([100], unshuffled(config), epoch)[0].tolist())}
+        orders.add(tuple(place[position] for position in walk([100], config, epoch)[0].tolist()))
+
+    assert len(orders) == 5
+
+
+def test_shards_follow_each_other_otherwise_in_every_epoch():
+    config = OrderConfig(global_batch=1, num_lanes=1, shuffle_window=1)
+    circles = set()
+    for epoch in range(50):
+        shards = (walk([10] * 4, config, epoch)[0] // 10).tolist()
+        met = list(dict.fromkeys(shards))
+        circles.add(tuple(met[(met.index(0) + i) % 4] for i in range(4)))
+
+    assert len(circles) == 6  # all ways to sit in a circle: the roll alone would be one
+
+
 @pytest.mark.parametrize(("seed", "epoch"), [(0, 1), (1, 0)])
 def test_another_seed_or_epoch_is_another_order_of_the_same_samples(seed, epoch):
     sizes, shape = [30, 20, 50], {"global_batch": 10, "num_lanes": 5, "shuffle_window": 8}

@@ -125,7 +125,6 @@ def test_a_file_that_does_not_claim_to_be_a_picture_is_recorded_and_not_held_aga
     assert shards.rejects == {"not_an_image_name": 20}
 
 
-@pytest.mark.xfail(strict=True, reason="limit * num_images is rounded: 0.29 * 100 is below 29")
 def test_a_share_of_rejects_equal_to_the_limit_is_allowed(tmp_path):
     refused = []
     for num_rejects in range(101):

@@ -1,0 +1,391 @@
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion.checkpoint import load_checkpoint, save_checkpoint
+from diffusion.data.loader import Batch
+from diffusion.data.order import lanes_of
+from diffusion.files import Folder
+from diffusion.process import Diffusion, DiffusionConfig
+from diffusion.seeding import generator
+from diffusion.training import (
+    NoisyBatch,
+    TrainConfig,
+    Training,
+    draw_noise,
+    fit,
+    learning_rate,
+    resolve_precision,
+    share_of_loss,
+)
+from diffusion.unet import UNet, UNetConfig
+
+CPU = torch.device("cpu")
+NUM_LANES = 8
+
+
+def network(num_classes=0, dropout=0.0, seed=0, **options):
+    """A small network with no weight at zero, so that every gradient is alive."""
+    shape = {"image_size": 8, "base_channels": 8, "norm_groups": 4, "channel_mults": (1, 2), "num_res_blocks": 1}
+    unet = UNet(UNetConfig(num_classes=num_classes, dropout=dropout, **{**shape, **options}))
+    draws = torch.Generator().manual_seed(seed)
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=draws)
+    return unet
+
+
+def train_config(**options):
+    defaults = {"global_batch": 16, "num_lanes": NUM_LANES, "precision": "fp32", "warmup_steps": 2, "lr": 1e-3}
+    return TrainConfig(**{**defaults, **options})
+
+
+def batch(step, config, rank=0, num_workers=1, num_classes=0):
+    """A worker's share of a global batch whose pictures depend on step and lane alone."""
+    lanes, images, labels = lanes_of(rank, num_workers, config.num_lanes), [], []
+    for lane in lanes:
+        draw = generator(0, "test pictures", step=step, lane=lane)
+        images.append(draw.integers(0, 256, (config.lane_batch, 3, 8, 8), dtype=np.uint8))
+        labels.append(draw.integers(0, max(1, num_classes), config.lane_batch))
+    return Batch(
+        step,
+        lanes,
+        torch.from_numpy(np.concatenate(images)),
+        torch.from_numpy(np.concatenate(labels)) if num_classes else None,
+    )
+
+
+def noisy(unet, config, start=0, stop=1, **share):
+    steps = (batch(step, config, num_classes=unet.config.num_classes, **share) for step in range(start, stop))
+    return draw_noise(steps, config, unet, Diffusion(DiffusionConfig()))
+
+
+def training_of(unet, config, rank=0, num_workers=1):
+    return Training(unet, Diffusion(DiffusionConfig()), config, rank, num_workers)
+
+
+def train(training, start, stop, on_step=lambda report: None):
+    fit(training, noisy(training.unet, training.config, start, stop), on_step)
+    return training
+
+
+def snapshot(training):
+    """Copies of everything that a step changes: weights, averages and the optimiser's state."""
+    checkpoint = training.checkpoint()
+    groups = [checkpoint.model, *checkpoint.emas, checkpoint.optimizer]
+    return checkpoint.step, [{name: tensor.clone() for name, tensor in group.items()} for group in groups]
+
+
+def bitwise_equal(a, b):
+    (step_a, groups_a), (step_b, groups_b) = a, b
+    return step_a == step_b and all(
+        x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+        for x, y in zip(groups_a, groups_b, strict=True)
+    )
+
+
+def gradient(config, num_workers, num_classes=0):
+    """What DDP would give: the mean over workers of the gradients of their shares."""
+    total = None
+    for rank in range(num_workers):
+        unet = network(num_classes)
+        training = training_of(unet, config, rank, num_workers)
+        share = next(noisy(unet, config, rank=rank, num_workers=num_workers))
+        share_of_loss(training, share).backward()
+        flat = torch.cat([parameter.grad.flatten() for parameter in unet.parameters()])
+        total = flat if total is None else total + flat
+    return total / num_workers
+
+
+@given(st.integers(0, 50), st.integers(1, 200))
+def test_the_learning_rate_grows_evenly_to_its_full_height(warmup_steps, steps):
+    config = train_config(lr=3e-4, warmup_steps=warmup_steps, steps=steps)
+    rates = [learning_rate(step, config) for step in range(steps)]
+    expected = [3e-4 * (step + 1) / warmup_steps if step < warmup_steps else 3e-4 for step in range(steps)]
+
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_the_learning_rate_falls_from_its_full_height_over_the_half_to_nearly_nothing(decay):
+    config = train_config(lr=1e-3, warmup_steps=10, steps=110, decay=decay)
+    rates = [learning_rate(step, config) for step in range(10, 110)]
+
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates[50] == pytest.approx(0.5e-3)
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-1] <= 1e-3 / 100 + 1e-12
+
+
+def test_a_linear_decay_is_a_line_and_a_cosine_half_a_wave():
+    rates = {
+        decay: [learning_rate(step, train_config(lr=1, warmup_steps=0, steps=100, decay=decay)) for step in range(100)]
+        for decay in ("linear", "cosine")
+    }
+
+    assert rates["linear"] == pytest.approx([1 - step / 100 for step in range(100)])
+    assert rates["cosine"] == pytest.approx([math.cos(math.pi * step / 200) ** 2 for step in range(100)])
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+@pytest.mark.parametrize("num_workers", [2, 3, 4, 8])
+def test_the_mean_of_all_workers_gradients_is_that_of_one_worker(num_workers, num_classes):
+    config = train_config()
+    one, many = (gradient(config, w, num_classes) for w in (1, num_workers))
+
+    assert one.abs().max() > 0
+    torch.testing.assert_close(many, one, rtol=1e-4, atol=1e-5 * one.abs().max().item())
+
+
+def test_the_loss_of_one_worker_is_the_mean_over_the_global_batch():
+    config, unet = train_config(), network()
+    training, drawn = training_of(unet, config), next(noisy(unet, config))
+    x0 = drawn.images / 127.5 - 1
+
+    torch.testing.assert_close(
+        share_of_loss(training, drawn), training.diffusion.loss(unet, x0, drawn.t, drawn.eps, None).mean()
+    )
+
+
+@pytest.mark.parametrize("num_workers", [2, 3, 8])
+def test_all_that_is_random_in_a_step_is_the_same_for_any_number_of_workers(num_workers):
+    config, unet = train_config(label_dropout=0.5), network(num_classes=3)
+
+    def by_lane(share):
+        drawn = next(noisy(unet, config, 5, 6, **share))
+        lanes = lanes_of(share["rank"], share["num_workers"], NUM_LANES)
+        parts = (drawn.images, drawn.labels, drawn.t, drawn.eps)
+        return dict(zip(lanes, zip(*(part.split(config.lane_batch) for part in parts), strict=True), strict=True))
+
+    whole = by_lane({"rank": 0, "num_workers": 1})
+    for rank in range(num_workers):
+        for lane, parts in by_lane({"rank": rank, "num_workers": num_workers}).items():
+            assert all(torch.equal(part, expected) for part, expected in zip(parts, whole[lane], strict=True))
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"step": 1}])
+def test_another_seed_or_step_draws_other_noise(change):
+    unet, step = network(), change.pop("step", 0)
+    first = next(noisy(unet, train_config()))
+    other = next(noisy(unet, train_config(**change), step, step + 1))
+
+    assert not torch.equal(first.t, other.t)
+    assert not torch.equal(first.eps, other.eps)
+
+
+def test_two_lanes_draw_different_noise():
+    drawn = next(noisy(network(), train_config(global_batch=NUM_LANES)))
+
+    assert len({eps.numpy().tobytes() for eps in drawn.eps}) == NUM_LANES
+
+
+def test_noise_is_standard_normal_and_every_timestep_is_as_likely():
+    drawn = next(noisy(network(), train_config(global_batch=8000)))
+    values = drawn.eps.double()
+
+    assert abs(values.mean()) < 5 / values.numel() ** 0.5
+    assert abs(values.var() - 1) < 5 * (2 / values.numel()) ** 0.5
+    assert drawn.t.min() >= 0
+    assert drawn.t.max() <= 999
+    assert np.abs(np.bincount(drawn.t.numpy() // 100, minlength=10) - 800).max() < 5 * 800**0.5
+
+
+def test_half_of_the_pictures_are_mirrored_and_the_others_left_alone():
+    config = train_config(global_batch=2000)
+    before, after = batch(0, config).images, next(noisy(network(), config)).images
+    kept = (after == before).all(dim=(1, 2, 3))
+    mirrored = (after == before.flip(3)).all(dim=(1, 2, 3))
+
+    assert (kept ^ mirrored).all()
+    assert abs(mirrored.sum() - 1000) < 5 * 500**0.5
+
+
+def test_without_flip_no_picture_is_mirrored():
+    config = train_config(global_batch=400, flip=False)
+
+    assert torch.equal(next(noisy(network(), config)).images, batch(0, config).images)
+
+
+@pytest.mark.parametrize("label_dropout", [0, 0.1, 0.5])
+def test_that_share_of_the_labels_becomes_the_null_class(label_dropout):
+    config, unet = train_config(global_batch=4000, label_dropout=label_dropout), network(num_classes=3)
+    before, after = batch(0, config, num_classes=3).labels, next(noisy(unet, config)).labels
+    dropped = after != before
+
+    assert (after[dropped] == 3).all()
+    assert abs(dropped.sum() - 4000 * label_dropout) <= 5 * (4000 * label_dropout * (1 - label_dropout)) ** 0.5
+
+
+def test_dropping_labels_changes_nothing_else_that_is_drawn():
+    unet = network(num_classes=3)
+    with_labels, without = (next(noisy(unet, train_config(label_dropout=share))) for share in (0, 0.9))
+
+    assert torch.equal(with_labels.eps, without.eps)
+    assert torch.equal(with_labels.images, without.images)
+
+
+def test_training_on_a_fixed_batch_lowers_its_loss():
+    unet, config = network(), train_config(lr=3e-3, steps=60)
+    training, fixed = training_of(unet, config), next(noisy(unet, config))
+    before = share_of_loss(training, fixed).item()
+    losses = []
+    again = (NoisyBatch(step, fixed.images, None, fixed.t, fixed.eps) for step in range(config.steps))
+    fit(training, again, lambda report: losses.append(report.loss.item()))
+
+    assert losses[0] == pytest.approx(before)
+    assert share_of_loss(training, fixed).item() < 0.6 * before
+    assert training.step == 60
+
+
+def test_every_step_is_reported_with_its_number_and_learning_rate():
+    config, reports = train_config(warmup_steps=4), []
+    train(training_of(network(), config), 2, 7, reports.append)
+
+    assert [report.step for report in reports] == [3, 4, 5, 6, 7]
+    assert [report.lr for report in reports] == [learning_rate(step, config) for step in range(2, 7)]
+    assert all(report.loss > 0 and report.grad_norm > 0 for report in reports)
+
+
+def test_the_gradient_is_clipped_and_its_whole_norm_reported():
+    reports, unet = [], network()
+    train(training_of(unet, train_config(grad_clip=1e-3)), 0, 1, reports.append)
+    clipped = torch.cat([parameter.grad.flatten() for parameter in unet.parameters()]).norm().item()
+
+    assert reports[0].grad_norm > 0.01
+    assert clipped == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dropout": 0.3},
+        {"dropout": 0.3, "channels_last": True},
+        {"dropout": 0.3, "precision": "bf16"},
+        {"dropout": 0.3, "rank": 1, "num_workers": 3},
+    ],
+    ids=["plain", "dropout", "channels_last", "bf16", "second of three workers"],
+)
+def test_a_resumed_run_is_bitwise_the_unbroken_one(options, tmp_path):
+    config = train_config(ema_decays=(0.9, 0.999), decay="cosine", steps=6, precision=options.get("precision", "fp32"))
+    share = {name: options[name] for name in ("rank", "num_workers") if name in options}
+    layout = torch.channels_last if options.get("channels_last") else torch.contiguous_format
+
+    def fresh(seed):
+        unet = network(dropout=options.get("dropout", 0.0), seed=seed).to(memory_format=layout)
+        return training_of(unet, config, **share)
+
+    def run(training, start, stop):
+        fit(training, noisy(training.unet, config, start, stop, **share), lambda report: None)
+        return training
+
+    unbroken = run(fresh(seed=0), 0, 6)
+    save_checkpoint(Folder(tmp_path).write, run(fresh(seed=0), 0, 3).checkpoint())
+    torch.manual_seed(random.randrange(2**32))  # another process has another global state
+    resumed = fresh(seed=1)
+    resumed.resume(load_checkpoint(Folder(tmp_path).read))
+
+    assert resumed.step == 3
+    assert bitwise_equal(snapshot(run(resumed, 3, 6)), snapshot(unbroken))
+
+
+def test_dropout_is_really_at_work_in_training():
+    config = train_config()
+    plain, dropped = (train(training_of(network(dropout=p), config), 0, 1) for p in (0.0, 0.3))
+
+    assert not bitwise_equal(snapshot(plain), snapshot(dropped))
+
+
+def test_dropout_differs_by_rank_and_step_and_repeats_for_the_same():
+    config, unet = train_config(), network(dropout=0.3)
+    drawn = next(noisy(unet, config))
+    later = NoisyBatch(1, drawn.images, None, drawn.t, drawn.eps)
+    losses = [
+        share_of_loss(training_of(unet, config, rank, num_workers=2), shown).item()
+        for rank, shown in [(0, drawn), (1, drawn), (0, later), (0, drawn)]
+    ]
+
+    assert len(set(losses[:3])) == 3
+    assert losses[3] == losses[0]
+
+
+def test_a_run_does_not_depend_on_the_global_random_state():
+    results = []
+    for seed in (1, 2):
+        training = training_of(network(dropout=0.3), train_config())
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        results.append(snapshot(train(training, 0, 2)))
+
+    assert bitwise_equal(*results)
+
+
+def test_a_checkpoint_of_another_network_is_refused():
+    other = train(training_of(network(base_channels=12), train_config()), 0, 1).checkpoint()
+
+    with pytest.raises(ValueError, match="weights are of another network"):
+        training_of(network(), train_config()).resume(other)
+
+
+def test_training_on_leaves_the_checkpoint_as_it_was(tmp_path):
+    config = train_config()
+    save_checkpoint(Folder(tmp_path).write, train(training_of(network(), config), 0, 3).checkpoint())
+    checkpoint = load_checkpoint(Folder(tmp_path).read)
+    before = {name: tensor.clone() for name, tensor in checkpoint.optimizer.items()}
+    resumed = training_of(network(seed=1), config)
+    resumed.resume(checkpoint)
+    train(resumed, 3, 5)
+
+    assert all(torch.equal(checkpoint.optimizer[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 1e30], ids=["inf", "nan", "overflow"])
+def test_a_loss_that_is_not_finite_stops_the_run_before_anything_is_changed(value):
+    training = train(training_of(network(), train_config()), 0, 2)
+    before = snapshot(training)
+    good = next(noisy(training.unet, training.config, 2, 3))
+    bad = NoisyBatch(2, good.images, None, good.t, torch.full_like(good.eps, value))
+    with pytest.raises(FloatingPointError, match=r"is not finite at step 2; lower lr=0.001"):
+        fit(training, [bad], lambda report: None)
+
+    assert bitwise_equal(snapshot(training), before)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "meta"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_given_precision_is_used_on_any_device(precision, device):
+    assert resolve_precision(precision, torch.device(device)) == precision
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="reads the processor's abilities from /proc/cpuinfo")
+def test_auto_is_bf16_on_a_processor_that_multiplies_it():
+    flags = Path("/proc/cpuinfo").read_text().split()
+
+    assert resolve_precision("auto", CPU) == ("bf16" if "avx512_bf16" in flags else "fp32")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"lr": 0}, "lr must be above 0, got 0"),
+        ({"lr": math.nan}, "lr must be above 0, got nan"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
+        ({"decay": "step"}, "decay must be one of constant, linear, cosine, got 'step'"),
+        ({"grad_clip": 0}, "grad_clip must be above 0, got 0"),
+        ({"ema_decays": ()}, r"ema_decays must be one or more numbers in \[0, 1\), got \(\)"),
+        ({"ema_decays": (0.9, 1.0)}, r"ema_decays must be one or more numbers in \[0, 1\), got \(0.9, 1.0\)"),
+        ({"label_dropout": 1}, r"label_dropout must lie in \[0, 1\), got 1"),
+        ({"label_dropout": -0.1}, r"label_dropout must lie in \[0, 1\), got -0.1"),
+        ({"precision": "fp16"}, "precision must be one of auto, fp32, bf16, got 'fp16'"),
+        ({"global_batch": 100}, "global_batch must be a positive multiple of num_lanes=64, got 100"),
+    ],
+)
+def test_an_impossible_config_is_refused_with_its_key_and_value(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)

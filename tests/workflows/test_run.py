@@ -1,0 +1,209 @@
+"""The whole job on a real Ray and a real MLflow: run once for the session, then looked at from every side."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from PIL import Image
+
+from diffusion.checkpoint import load_model
+from diffusion.data.shard_set import open_shard_set
+from diffusion.files import Folder
+
+pytestmark = pytest.mark.ray
+
+
+def ddpm(*words, check=True):
+    """The command as a user calls it; what it printed."""
+    done = subprocess.run([sys.executable, "-m", "workflows.cli", *words], capture_output=True, text=True, check=False)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def whole(cluster, storage):
+    """`ddpm run smoke` on the session's cluster, by its Jobs API; its result."""
+    done = ddpm("run", "smoke", "--storage", str(storage), "--address", cluster.dashboard, "--json")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_run_ends_with_a_champion_samples_and_their_metrics(whole):
+    assert whole["model"] == "models:/smoke/1"
+    assert whole["champion"]
+    assert whole["reused"] == []
+    assert whole["metrics"]["n"] == 40
+    assert np.isfinite(whole["metrics"]["frechet_thumbnails"])
+
+
+def test_the_same_run_again_reuses_every_stage_in_seconds(whole, storage):
+    started = time.monotonic()
+    done = ddpm("run", "smoke", "--storage", str(storage), "--json")
+    again = json.loads(done.stdout.splitlines()[-1])
+
+    assert again["reused"] == ["shard", "train", "sample"]
+    assert {**again, "reused": [], "why": ""} == {**whole, "why": ""}
+    assert "already done, reused" in done.stderr
+    assert time.monotonic() - started < 60  # starting Ray alone would take a good part of it
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its files open
+def test_stock_webdataset_reads_every_sample(whole):
+    shards = open_shard_set(Folder(whole["data"]))
+    urls = [f"{whole['data']}/{tar.name}" for tar in shards.tars]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
+
+    assert len(samples) == 1797
+    assert len({sample["__key__"] for sample in samples}) == 1797
+    assert {int(sample["cls"]) for sample in samples} == set(range(10))
+    assert all(Image.open(io.BytesIO(sample["png"])).size == (8, 8) for sample in samples[:50])
+
+
+def test_the_samples_are_a_shard_set_like_any_other(whole):
+    shards = open_shard_set(Folder(whole["samples"]))
+    labels = [label for tar in shards.tars for label in shards.manifest(tar, ["label"])["label"].to_pylist()]
+
+    assert shards.num_samples("train") == 40
+    assert sorted(labels) == sorted(list(range(10)) * 4)
+    assert all(len(shards.checked_tar(tar)) == tar.num_bytes for tar in shards.tars)
+
+
+def test_the_grid_is_a_picture_of_every_sample(whole):
+    with Image.open(whole["grid"]) as grid:
+        pixels = np.asarray(grid)
+
+    assert pixels.shape[0] < pixels.shape[1]  # 4 rows of 10
+    assert pixels.std() > 10
+
+
+PREDICT = """
+import io, sys
+sys.modules["diffusion"] = sys.modules["workflows"] = None  # as if they were not installed
+import mlflow, pandas as pd, numpy as np
+from PIL import Image
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/smoke@champion")
+alone = model.predict(pd.DataFrame({"seed": [7], "label": [3]}))
+batch = model.predict(pd.DataFrame({"seed": [5, 6, 7, 8], "label": [1, 2, 3, 4]}))
+assert list(batch.columns) == ["seed", "png"] and list(batch["seed"]) == [5, 6, 7, 8]
+assert alone["png"][0] == batch["png"][2]
+assert batch["png"][1] != batch["png"][2]
+assert Image.open(io.BytesIO(alone["png"][0])).size == (8, 8)
+settings = {"steps": 10, "sampler": "ddpm", "guidance": 1.0}
+more = model.predict(pd.DataFrame({"seed": [7], "label": [3]}), params=settings)
+assert more["png"][0] != alone["png"][0]
+unlabelled = model.predict(pd.DataFrame({"seed": [7]}))
+assert unlabelled["png"][0] != alone["png"][0]
+"""
+
+
+def test_the_champion_draws_the_same_picture_alone_or_in_a_batch_without_this_project_or_pickle(whole, storage):
+    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT, f"sqlite:///{storage}/mlflow.db"],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_pickle_is_logged(whole, storage):
+    names = [path.name for path in (storage / "mlflow-artifacts").rglob("*") if path.is_file()]
+
+    assert "model.safetensors" in names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth"))]
+
+
+def test_a_pulled_model_is_the_one_that_was_trained(whole, storage, tmp_path):
+    ddpm("pull", "model", "smoke@champion", str(tmp_path / "model"), "--storage", str(storage))
+    model = load_model(lambda name: (tmp_path / "model" / name).read_bytes())
+    checkpoints = sorted((storage / "train").glob("*/attempt-1/step-00000020/ema-0.safetensors"))
+
+    assert model.classes == [str(digit) for digit in range(10)]
+    assert len(checkpoints) == 1
+    from safetensors.torch import load_file
+
+    saved = load_file(checkpoints[0])
+    assert all(torch.equal(value, saved[name]) for name, value in model.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("form", ["png", "webdataset"])
+def test_pulled_samples_are_all_there(whole, storage, tmp_path, form):
+    ddpm("pull", "samples", "smoke", str(tmp_path / "out"), "--as", form, "--storage", str(storage))
+
+    if form == "png":
+        assert len(list((tmp_path / "out").glob("?/*.png"))) == 40
+    else:
+        assert open_shard_set(Folder(tmp_path / "out")).digest == open_shard_set(Folder(whole["samples"])).digest
+
+
+def test_pulling_onto_something_is_refused_and_leaves_it(whole, storage, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    done = ddpm("pull", "model", "smoke", str(tmp_path), "--storage", str(storage), check=False)
+
+    assert done.returncode == 2
+    assert "destination must not exist yet" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cats", "there are: smoke"),
+        ("smoke@best", "smoke has smoke@candidate, smoke@champion"),
+        ("smoke/9", "smoke has"),
+    ],
+)
+def test_a_model_that_does_not_exist_is_refused_with_those_that_do(whole, storage, name, message):
+    done = ddpm("sample", "smoke", "--model", f"models:/{name}", "--storage", str(storage), check=False)
+
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_every_edge_of_the_lineage_is_logged(whole, storage):
+    from workflows.storage import Environment
+    from workflows.tracking import Tracker, model_version
+
+    tracker = Tracker(Environment(storage=str(storage)))
+    samples = tracker.run(whole["sample_run"])
+    model = model_version(tracker, samples.tags["ddpm.model"])
+    training = tracker.run(model.run_id)
+
+    assert model.uri == whole["model"]
+    assert samples.tags["ddpm.training_run"] == model.run_id
+    assert training.tags["ddpm.dataset_digest"] == whole["digest"] == samples.tags["ddpm.dataset_digest"]
+    assert training.metrics["loss"] > 0
+
+
+def test_settings_that_do_not_fit_what_is_there_are_refused_not_overwritten(whole, storage):
+    before = Path(whole["data"], "dataset.json").read_bytes()
+    done = ddpm("run", "smoke", "--shard.val-fraction", "0.5", "--storage", str(storage), check=False)
+
+    assert done.returncode == 2
+    assert "holds a shard set made with another val_fraction" in done.stderr
+    assert Path(whole["data"], "dataset.json").read_bytes() == before
+
+
+def test_more_workers_than_the_cluster_has_room_for_are_refused_by_the_job(cluster, whole, storage):
+    done = ddpm(
+        "run", "smoke", "--train.seed", "1", "--train.num-workers", "64", "--storage", str(storage),
+        "--address", cluster.dashboard, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert "num_workers=64 with 1 CPU each take 64, but the cluster has" in done.stderr
+    assert "Traceback" not in done.stderr
