@@ -1,135 +1,33 @@
-"""The `ddpm` command: flags to a config, a config to a job, its result to a table or JSON, its failure to one line."""
+"""The `ddpm` command: what each command does, its result to a table or JSON, its failure to one line."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import io
 import json
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import tyro
-from tyro.conf import Positional, arg
-
-from diffusion.process import DiffusionConfig  # noqa: TC001 - tyro reads the annotations
-
-from .auth import guard_local_ray
-from .config import (
-    DEFAULT_PRESET,
-    PRESETS,
-    Config,
-    ModelConfig,
-    SampleStage,
-    ShardStage,
-    TrainStage,
-    preset,
-    read_config,
-    to_plain,
-    to_yaml,
+from .arguments import (
+    Common,
+    ConfigArgs,
+    PullModelArgs,
+    PullSamplesArgs,
+    RunArgs,
+    SampleArgs,
+    ShardArgs,
+    TrainArgs,
+    UiArgs,
+    parse,
 )
-from .storage import Environment, JobFailed
+from .auth import guard_local_ray
+from .config import DEFAULT_PRESET, PRESETS, Config, to_plain, to_yaml
+from .storage import JobFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 DONE, FAILED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
-A = TypeVar("A")
-Flat = arg(name="")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Common:
-    """Flags of every command."""
-
-    where: Annotated[Environment, Flat] = field(default_factory=Environment)
-    json: bool = False
-    """end stdout with the result as one JSON object; everything else goes to stderr"""
-    debug: bool = False
-    """show the traceback of an error"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunArgs(Common):
-    """All stages: shard, train, sample, promote. Stages that are done are reused."""
-
-    config: Annotated[Config, Flat]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardArgs(Common):
-    """Turn images into a verified shard set."""
-
-    name: str
-    """of the data set; default the preset or the source folder"""
-    out: str = ""
-    """URI of the shard set; default STORAGE/data/NAME"""
-    shard: Annotated[ShardStage, Flat]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainArgs(Common):
-    """Train a model on a shard set and register it."""
-
-    name: str
-    """of the model, and of the shard set if --data does not say"""
-    data: str = ""
-    """URI of the shard set; default STORAGE/data/NAME"""
-    train: Annotated[TrainStage, Flat]
-    model: ModelConfig
-    diffusion: DiffusionConfig
-    sample: SampleStage
-    """how the model will be sampled, unless told otherwise; saved with it"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleArgs(Common):
-    """Draw pictures from a registered model."""
-
-    name: str
-    """of the model, if --model does not say"""
-    model: str = ""
-    """models:/NAME@ALIAS or models:/NAME/VERSION; default the champion of NAME"""
-    sample: Annotated[SampleStage, Flat]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PullModelArgs(Common):
-    """Copy a model's weights and config out of MLflow."""
-
-    model: Positional[str]
-    """NAME, NAME@alias or NAME/version"""
-    destination: Positional[str]
-    """a folder that does not exist yet"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PullSamplesArgs(Common):
-    """Copy the pictures of a sample run out of MLflow."""
-
-    run: Positional[str]
-    """the id of a sample run, or NAME for the newest of that model"""
-    destination: Positional[str]
-    """a folder that does not exist yet"""
-    as_: Annotated[Literal["png", "webdataset"], arg(name="as")] = "png"
-    """png: a folder of pictures; webdataset: the shard set"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UiArgs(Common):
-    """Open MLflow's web interface on the runs in the storage."""
-
-    port: int = 5000
-    """on 127.0.0.1"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfigArgs(Common):
-    """Print a preset, with the flags on top, as YAML for --config."""
-
-    config: Annotated[Config, Flat]
 
 
 def run_all(args: RunArgs) -> dict[str, Any]:
@@ -264,79 +162,12 @@ def dispatch(words: list[str]) -> int:
     if name not in COMMANDS:
         raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}")
     command = COMMANDS[name]
-    args = parse(name, command, words[len(name.split()) :])
+    args = parse(name, command.args, command.start, words[len(name.split()) :])
     guard_local_ray(args.where.address)
     result = command.act(args)
     if args.json:
         print(json.dumps(result))
     return DONE
-
-
-def parse(name: str, command: Command, words: list[str]) -> Common:
-    """A command's flags, on top of the preset or --config that it starts from."""
-    if command.start is None:
-        return _tyro(command.args, name, words, tyro.MISSING_NONPROP)
-    base, words = _base_config(words)
-    if name in ("run", "config"):
-        words = [_staged(word) for word in words]
-    args: Common = _tyro(command.args, name, words, command.start(base))
-    if isinstance(args, RunArgs | ConfigArgs) and not _gives(words, "--name"):
-        return replace(args, config=replace(args.config, name=_default_name(base, args.config.shard)))
-    if isinstance(args, ShardArgs) and not _gives(words, "--name"):
-        return replace(args, name=_default_name(base, args.shard))
-    return args
-
-
-RUN_FLAGS = {"--source": "--shard.source", "--image-size": "--shard.image-size", "--num": "--sample.num"}
-"""flags of one stage that `run` also takes without its name"""
-
-
-def _base_config(words: list[str]) -> tuple[Config, list[str]]:
-    """The config that a command starts from, and the words that are left."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config")
-    chosen = words[0] if words and not words[0].startswith("-") else None
-    try:
-        found, rest = parser.parse_known_args(words[1:] if chosen else words)
-    except argparse.ArgumentError as err:
-        raise ValueError(str(err)) from None
-    if found.config and chosen:
-        raise ValueError(f"give a preset or --config, not both: got {chosen} and {found.config}")
-    return read_config(found.config) if found.config else preset(chosen or DEFAULT_PRESET), rest
-
-
-def _tyro(args: type[A], name: str, words: list[str], default: Any) -> A:
-    """tyro's parse, with what it has to say of a wrong flag in one line."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            parsed: A = tyro.cli(args, prog=f"ddpm {name}", args=words, default=default)
-            return parsed
-    except SystemExit as err:
-        if err.code in (0, None):
-            raise
-    raise ValueError(f"{_first_section(said.getvalue())} (see ddpm {name} --help)")
-
-
-def _first_section(box: str) -> str:
-    """The first words inside a box: what stands between its title and the next rule, drawn with "─" or "-"."""
-    _title, *lines = (line.strip("│ ") for line in box.splitlines())
-    sections = " ".join(" RULE " if set(line) <= set("─-╰╯") else line for line in lines).split(" RULE ")
-    return next(section.strip() for section in sections if section.strip())
-
-
-def _default_name(base: Config, stage: ShardStage) -> str:
-    """That of the preset, or of the source folder where the flags name another source."""
-    return base.name if stage.source == base.shard.source else Path(stage.source.rstrip("/")).resolve().name
-
-
-def _staged(word: str) -> str:
-    flag, equals, value = word.partition("=")
-    return f"{RUN_FLAGS.get(flag, flag)}{equals}{value}"
-
-
-def _gives(words: list[str], flag: str) -> bool:
-    return any(word == flag or word.startswith(f"{flag}=") for word in words)
 
 
 def _pulled(result: dict[str, Any]) -> dict[str, Any]:

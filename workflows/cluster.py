@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from ray.exceptions import RayTaskError
 
+from .local_ray import start_local_ray
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -33,13 +35,11 @@ def connected(environment: Environment, workers: Workers) -> Iterator[None]:
             f"http:// addresses are for run"
         )
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    if environment.address or os.environ.get("RAY_ADDRESS"):
-        try:
-            ray.init(address=environment.address or None, logging_level=logging.WARNING, log_to_driver=False)
-        except ConnectionError as err:
-            raise ValueError(f"no Ray cluster answers at address {environment.address}: {err}") from None
-    else:
-        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+    address = environment.address or os.environ.get("RAY_ADDRESS") or start_local_ray().address
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    except ConnectionError as err:
+        raise ValueError(f"no Ray cluster answers at address {address}: {err}") from None
     try:
         check_nodes(ray.nodes(), environment, workers)
         yield

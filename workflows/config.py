@@ -156,7 +156,7 @@ def digits() -> Config:
         ),
         diffusion=DiffusionConfig(schedule="cosine", prediction="v"),  # eps leaves visible speckle in so short a run
         train=TrainStage(
-            steps=800,
+            steps=600,
             global_batch=64,
             lr=2e-3,
             warmup_steps=50,

@@ -19,7 +19,7 @@ from .progress import AS_LINES, View, say
 from .storage import JobFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # else a line for every closed socket
 POLL_S = 0.25
@@ -42,23 +42,13 @@ def run_job(client: JobSubmissionClient, key: str, argv: Sequence[str], local: b
     Raises JobFailed with the job's own last word if it does not succeed.
     """
     job_id = _attach_or_submit(client, key, argv, local)
-    lines: list[str] = []
-    view = View()
-
-    def on_line(line: str) -> None:
-        if view.feed(line):
-            return
-        lines.append(line)
-        if line.startswith("ddpm: ") and not line.startswith(ERROR):
-            say(line.removeprefix("ddpm: "))
-
-    follower = threading.Thread(target=_follow, args=(client, job_id, on_line), name="job-log", daemon=True)
-    follower.start()
+    shown = _Shown()
+    threading.Thread(target=_follow, args=(client, job_id, shown), name="job-log", daemon=True).start()
     status = _wait(client, job_id)
-    follower.join(timeout=2)
-    view.close()
+    log: str = client.get_job_logs(job_id)
+    shown.up_to(log, over=True)
     if status is not JobStatus.SUCCEEDED:
-        raise JobFailed(_last_word(client.get_job_logs(job_id), job_id, status))
+        raise JobFailed(_last_word(log, job_id, status))
 
 
 def _attach_or_submit(client: JobSubmissionClient, key: str, argv: Sequence[str], local: bool) -> str:
@@ -87,15 +77,38 @@ def _wait(client: JobSubmissionClient, job_id: str) -> JobStatus:
     return status
 
 
-def _follow(client: JobSubmissionClient, job_id: str, on_line: Callable[[str], None]) -> None:
-    """Give each whole line of the log to `on_line` as it comes. That the stream ends says nothing about the job."""
+class _Shown:
+    """What the user has seen of a job's log: its progress as bars, and what it says."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._view = View()
+        self._length = 0
+        self._over = False
+
+    def up_to(self, log: str, over: bool = False) -> None:
+        """Show the whole lines of a log, from its beginning, that were not shown yet; `over`: there will be no more."""
+        with self._lock:
+            if self._over:
+                return
+            end = log.rfind("\n") + 1
+            for line in log[self._length : end].splitlines():
+                if not self._view.feed(line) and line.startswith("ddpm: ") and not line.startswith(ERROR):
+                    say(line.removeprefix("ddpm: "))
+            self._length = max(self._length, end)
+            self._over = over
+            if over:
+                self._view.close()
+
+
+def _follow(client: JobSubmissionClient, job_id: str, shown: _Shown) -> None:
+    """Show the log as it comes. That the stream ends says nothing about the job."""
 
     async def read() -> None:
-        rest = ""
+        log = ""
         async for chunk in client.tail_job_logs(job_id):
-            *whole, rest = (rest + chunk).split("\n")
-            for line in whole:
-                on_line(line)
+            log += chunk
+            shown.up_to(log)
 
     asyncio.run(read())
 

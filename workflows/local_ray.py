@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -34,8 +35,11 @@ class LocalRay:
     """host:port for `ray.init`"""
 
 
+@cache
 def start_local_ray() -> LocalRay:
-    """Start Ray on the loopback interface. It ends with this process, however that ends.
+    """Start Ray on the loopback interface, once. It ends with this process, however that ends.
+
+    It has a dashboard even where nobody submits jobs: without its state API, Ray Train takes 12 s longer to end.
 
     Raises RuntimeError, with the end of Ray's own output, if it does not come up.
     """

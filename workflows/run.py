@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -52,6 +53,7 @@ def run(config: Config, environment: Environment) -> RunResult:
     config.unet(config.shard.image_size, image_channels=3, num_classes=0)  # raises if network and pictures do not fit
     check_server(environment)
     check_storage(environment)
+    threading.Thread(target=Tracker(environment).experiment, args=[config.name], daemon=True).start()
     stages = Stages(config, environment)
     shards = stages.shards()
     if not shards.classes and config.sample.guidance != 1:

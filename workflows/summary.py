@@ -8,9 +8,6 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 if TYPE_CHECKING:
     from diffusion.data.shard_set import ShardSet
 
@@ -86,10 +83,7 @@ def ui_command(environment: Environment) -> str:
 
 
 def show(rows: dict[str, str]) -> None:
-    """A two-column table on stderr: stdout is for --json."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column()
-    table.add_column(no_wrap=True, overflow="ignore")  # a path must stay in one piece to be copied
+    """Two columns on stderr (stdout is for --json); nothing is cut or wrapped, so that a path can be copied."""
+    width = max(map(len, rows)) + 2
     for name, value in rows.items():
-        table.add_row(name, value)
-    Console(file=sys.stderr, soft_wrap=True, highlight=False).print(table)
+        print(f"{name:<{width}}" + value.replace("\n", "\n" + " " * width), file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray.train
@@ -17,66 +16,57 @@ from torch.nn.parallel import DistributedDataParallel
 from diffusion.data.loader import SampleReader, batches, prefetch
 from diffusion.data.shard_set import open_shard_set
 from diffusion.files import Folder
-from diffusion.process import Diffusion, DiffusionConfig
+from diffusion.process import Diffusion
 from diffusion.seeding import key
 from diffusion.training import StepReport, Training, draw_noise, fit
-from diffusion.unet import UNet, UNetConfig
+from diffusion.unet import UNet
 
 from .checkpoints import begin_attempt, newest_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     from .config import TrainStage
+    from .training_spec import TrainingSpec
 
 REPORT_INTERVAL_S = 0.5
 
 
-@dataclass(frozen=True)
-class TrainJob:
-    """All that a worker needs to know."""
+def train_worker(spec: TrainingSpec, reports: Queue) -> None:
+    """Train from the newest checkpoint to the last step, as one of the workers of the group.
 
-    stage: TrainStage
-    unet: UNetConfig
-    diffusion: DiffusionConfig
-    data_uri: str
-    run_uri: str
-    reports: Queue
-    """to the driver: (steps done, metrics to log or None)"""
-
-
-def train_worker(job: TrainJob) -> None:
-    """Train from the newest checkpoint to the last step, as one of the workers of the group."""
+    Rank 0 puts (steps done, metrics to log or None) into `reports`.
+    """
     context = ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
-        torch.set_num_threads(max(1, int(job.stage.cpus_per_worker)))
-    torch.manual_seed(key(job.stage.seed, "init") % 2**63)
-    unet = UNet(job.unet).to(device)
+        torch.set_num_threads(max(1, int(spec.stage.cpus_per_worker)))
+    torch.manual_seed(key(spec.stage.seed, "init") % 2**63)
+    unet = UNet(spec.unet).to(device)
     unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    diffusion = Diffusion(job.diffusion)
-    training = Training(unet, diffusion, job.stage, rank, num_workers, wrap=DistributedDataParallel)
-    run = Folder(job.run_uri)
+    diffusion = Diffusion(spec.diffusion)
+    training = Training(unet, diffusion, spec.stage, rank, num_workers, wrap=DistributedDataParallel)
+    run = Folder(spec.run_uri)
     if (checkpoint := newest_checkpoint(run)) is not None:
         training.resume(checkpoint)
     _same_step_everywhere(training.step)
-    recorder = Recorder(job, training, run)
-    reader = SampleReader(open_shard_set(Folder(job.data_uri)))
-    ours = batches(reader, job.stage, training.step, job.stage.steps, rank, num_workers)
-    fit(training, prefetch(draw_noise(ours, job.stage, unet, diffusion)), recorder.on_step)
+    recorder = Recorder(spec.stage, training, run, reports)
+    reader = SampleReader(open_shard_set(Folder(spec.data_uri)))
+    ours = batches(reader, spec.stage, training.step, spec.stage.steps, rank, num_workers)
+    fit(training, prefetch(draw_noise(ours, spec.stage, unet, diffusion)), recorder.on_step)
 
 
 class Recorder:
     """Counts, averages and saves: the hook that turns steps into reports and checkpoints."""
 
-    def __init__(self, job: TrainJob, training: Training, run: Folder) -> None:
-        self.job, self.training, self.run = job, training, run
+    def __init__(self, stage: TrainStage, training: Training, run: Folder, reports: Queue) -> None:
+        self.stage, self.training, self.run, self.reports = stage, training, run, reports
         self.attempt = begin_attempt(run) if training.rank == 0 else 0
         self.losses: list[torch.Tensor] = []
         self.since = self.reported = time.monotonic()
 
     def on_step(self, report: StepReport) -> None:
         """Called by every worker after every step; rank 0 speaks for all."""
-        stage = self.job.stage
+        stage = self.stage
         self.losses.append(report.loss)
         last = report.step == stage.steps
         if report.step % stage.log_every == 0 or last:
@@ -97,14 +87,14 @@ class Recorder:
                 "loss": loss.item() / self.training.num_workers,
                 "grad_norm": report.grad_norm,
                 "lr": report.lr,
-                "images_per_s": steps * self.job.stage.global_batch / elapsed,
+                "images_per_s": steps * self.stage.global_batch / elapsed,
             }
             self._send(report.step, metrics)
 
     def _send(self, step: int, metrics: dict[str, float] | None) -> None:
         self.reported = time.monotonic()
         with suppress(Full):  # a driver that does not listen must not stop the training
-            self.job.reports.put_nowait((step, metrics))
+            self.reports.put_nowait((step, metrics))
 
 
 def _same_step_everywhere(step: int) -> None:
