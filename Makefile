@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check format quality clean
+.PHONY: help install demo test chaos check format quality clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -22,6 +22,9 @@ demo: $(INSTALLED)  ## The whole job on scikit-learn's digits, into ./runs
 
 test: $(INSTALLED)  ## All tests but the slow ones
 	$(BIN)/python -m pytest
+
+chaos: $(INSTALLED)  ## The slow tests that kill things
+	$(BIN)/python -m pytest -m chaos
 
 check: $(INSTALLED)  ## Lint, types, layers
 	$(BIN)/ruff check .

@@ -6,6 +6,8 @@ cannot hurt. All attempts of a run would write the same numbers: the highest who
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import TYPE_CHECKING
 
 from diffusion.checkpoint import COMMIT, Checkpoint, load_checkpoint, save_checkpoint
@@ -17,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def begin_attempt(run: Folder) -> int:
-    """The number of a new attempt, one above all there are; its folder is made."""
+    """The number of a new attempt, one above all there are; its folder says which process it is."""
     attempt = 1 + max((int(name.removeprefix("attempt-")) for name in _attempts(run)), default=0)
-    run.write_json(f"attempt-{attempt}/attempt.json", {"attempt": attempt})
+    run.write_json(f"attempt-{attempt}/attempt.json", {"host": socket.gethostname(), "pid": os.getpid()})
     return attempt
 
 

@@ -8,9 +8,11 @@ import shlex
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aiohttp import ClientError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import diffusion
@@ -84,25 +86,25 @@ class _Shown:
         self._lock = threading.Lock()
         self._view = View()
         self._length = 0
-        self._over = False
+        self.over = False
 
     def up_to(self, log: str, over: bool = False) -> None:
         """Show the whole lines of a log, from its beginning, that were not shown yet; `over`: there will be no more."""
         with self._lock:
-            if self._over:
+            if self.over:
                 return
             end = log.rfind("\n") + 1
             for line in log[self._length : end].splitlines():
                 if not self._view.feed(line) and line.startswith("ddpm: ") and not line.startswith(ERROR):
                     say(line.removeprefix("ddpm: "))
             self._length = max(self._length, end)
-            self._over = over
+            self.over = over
             if over:
                 self._view.close()
 
 
 def _follow(client: JobSubmissionClient, job_id: str, shown: _Shown) -> None:
-    """Show the log as it comes. That the stream ends says nothing about the job."""
+    """Show the log as it comes. That the stream ends says nothing about the job: it is read anew until that is over."""
 
     async def read() -> None:
         log = ""
@@ -110,7 +112,10 @@ def _follow(client: JobSubmissionClient, job_id: str, shown: _Shown) -> None:
             log += chunk
             shown.up_to(log)
 
-    asyncio.run(read())
+    while not shown.over:
+        with suppress(RuntimeError, OSError, ClientError):
+            asyncio.run(read())
+        time.sleep(1)
 
 
 def _last_word(log: str, job_id: str, status: JobStatus) -> str:

@@ -197,7 +197,7 @@ _LOADED: dict[bytes, Model] = {}
 def _log_pictures(tracker: Tracker, run_id: str, shards: ShardSet, model: ModelVersion) -> None:
     """The grid, the shard set and the metrics into MLflow."""
     images, _ = read_images(shards, "train")
-    num_columns = len(shards.classes) if 2 <= len(shards.classes) <= 16 else 10
+    num_columns = grid_columns(len(shards.classes))
     scale = max(1, GRID_PIXELS // (num_columns * shards.image_size))
     grid = image_grid(images[:GRID_IMAGES], num_columns, scale)
     try:
@@ -213,6 +213,11 @@ def _log_pictures(tracker: Tracker, run_id: str, shards: ShardSet, model: ModelV
         grid_file.write_bytes(encode_png(grid))
         tracker.log_file(run_id, grid_file)
     shards.folder.write(GRID, encode_png(grid))
+
+
+def grid_columns(num_classes: int) -> int:
+    """About ten, with one class a column where there are few enough: the classes take turns."""
+    return num_classes * max(1, 10 // num_classes) if 1 <= num_classes <= 16 else 10
 
 
 def _tags(model: ModelVersion) -> dict[str, str]:

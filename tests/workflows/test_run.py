@@ -207,3 +207,21 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused_by_the_job(clust
     assert done.returncode == 1
     assert "num_workers=64 with 1 CPU each take 64, but the cluster has" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_flat_folder_of_colour_pictures_trains_a_model_without_classes(cluster, tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (200, 12, 12, 3), dtype=np.uint8)
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{number:03d}.png")
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    done = ddpm(
+        "run", "smoke", "--source", str(tmp_path), "--name", "noise", "--storage", str(tmp_path / ".runs"),
+        "--train.steps", "3", "--num", "5", "--address", cluster.dashboard, "--json",
+    )  # fmt: skip
+    result = json.loads(done.stdout.splitlines()[-1])
+    shards = open_shard_set(Folder(result["samples"]))
+
+    assert "this has none: drawing without" in done.stderr
+    assert result["model"] == "models:/noise/1"
+    assert (shards.classes, shards.channels, shards.num_samples("train")) == ([], 3, 5)
+    assert open_shard_set(Folder(result["data"])).rejects == {"unknown_format": 1}
