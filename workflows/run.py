@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,9 +53,11 @@ def run(config: Config, environment: Environment) -> RunResult:
     config.unet(config.shard.image_size, image_channels=3, num_classes=0)  # raises if network and pictures do not fit
     check_server(environment)
     check_storage(environment)
-    threading.Thread(target=Tracker(environment).experiment, args=[config.name], daemon=True).start()
     stages = Stages(config, environment)
-    shards = stages.shards()
+    with ThreadPoolExecutor(1) as pool:  # making MLflow's database takes seconds: while the shards are made
+        experiment = pool.submit(Tracker(environment).experiment, config.name)
+        shards = stages.shards()
+        experiment.result()
     if not shards.classes and config.sample.guidance != 1:
         say(f"guidance {config.sample.guidance:g} is for data with classes; this has none: drawing without")
         stages.config = config = replace(config, sample=replace(config.sample, guidance=1.0))
