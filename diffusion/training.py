@@ -76,12 +76,13 @@ class TrainConfig(OrderConfig):
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """`auto` made definite: bf16 if this device multiplies it in hardware (CUDA, or AVX512-BF16 / AMX on a CPU)."""
+    """`auto` made definite: bf16 on a GPU, and on a CPU if this one has AVX512-BF16.
+
+    The GPU is not looked at: the driver that decides may have none.
+    """
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    return "bf16" if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from .storage import Environment
     from .training_spec import TrainingSpec
 
-    LogMetrics = Callable[[int, dict[str, float]], None]
+    LogMetrics = Callable[[dict[str, float], int], None]
 
 REPORTS_KEPT = 1000
 
 
 def fit_on_ray(spec: TrainingSpec, environment: Environment, done: int, log_metrics: LogMetrics) -> None:
-    """Train from step `done` to the last, leaving the checkpoints in the run's folder; `log_metrics(step, values)`.
+    """Train from step `done` to the last, leaving the checkpoints in the run's folder; `log_metrics(values, step)`.
 
     Raises ValueError if the cluster has no room for the workers, JobFailed if they fail more than `max_failures` times.
     """
@@ -88,7 +88,7 @@ def _listening(reports: Queue, stage: TrainStage, done: int, log_metrics: LogMet
                         return
                     continue
                 if metrics is not None:
-                    log_metrics(step, metrics)
+                    log_metrics(metrics, step)
                     note = f"loss {metrics['loss']:.4f}"
                 bar.update(step * batch, f"step {step}/{stage.steps} {note}")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from diffusion.checkpoint import Checkpoint, Model, load_weights, save_model
 from diffusion.data.order import EpochOrder
 from diffusion.process import Diffusion
 from diffusion.sampling import SamplerConfig
-from diffusion.training import TrainConfig, resolve_precision
+from diffusion.training import Precision, TrainConfig, resolve_precision
 from diffusion.unet import UNet, UNetConfig
 
 from .checkpoints import newest_checkpoint
@@ -26,9 +27,12 @@ from .tracking import CANDIDATE, ModelVersion, Tracker, log_model, model_version
 from .training_spec import TrainingSpec
 
 if TYPE_CHECKING:
-    from diffusion.data.shard_set import ShardSet
+    from collections.abc import Callable
 
-    from .config import Config
+    from diffusion.data.shard_set import ShardSet
+    from diffusion.files import Folder
+
+    from .config import Config, TrainStage
     from .storage import Environment
 
 FORMAT_VERSION = 1
@@ -38,11 +42,13 @@ VERSION_TAG = "ddpm.model_version"
 def run_key(config: Config, shards: ShardSet) -> str:
     """The identity of a training run: a hash of all that affects its result, and nothing else (16 hex characters)."""
     stage = {f.name: getattr(config.train, f.name) for f in fields(TrainConfig)}
-    device = torch.device("cuda" if config.train.use_gpu else "cpu")
-    stage["precision"] = resolve_precision(config.train.precision, device)
-    sampler = {f.name: getattr(config.sample, f.name) for f in fields(SamplerConfig)}
-    parts = [FORMAT_VERSION, shards.digest, stage, to_plain(config.model), to_plain(config.diffusion), sampler]
+    stage["precision"] = _precision(config.train)
+    parts = [FORMAT_VERSION, shards.digest, stage, to_plain(config.model), to_plain(config.diffusion)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _precision(stage: TrainStage) -> Precision:
+    return resolve_precision(stage.precision, torch.device("cuda" if stage.use_gpu else "cpu"))
 
 
 def finished(config: Config, environment: Environment, shards: ShardSet) -> ModelVersion | None:
@@ -72,21 +78,26 @@ def run(config: Config, environment: Environment, shards: ShardSet) -> ModelVers
         run_id = tracker.start(config.name, "train", run_id_key, _tags(config, shards), _flat(to_plain(config)))
         tracker.log_dataset(run_id, config.name, shards.digest, shards.folder.uri)
         with tracker.ending(run_id):
-            checkpoint = newest_checkpoint(folder)
-            if checkpoint is None or checkpoint.step < config.train.steps:
-                from .fit_on_ray import fit_on_ray  # Ray Train takes seconds to import: not for a run that is done
-
-                spec = TrainingSpec(config.train, unet, config.diffusion, shards.folder.uri, folder.uri)
-
-                def log(step: int, metrics: dict[str, float]) -> None:
-                    tracker.log_metrics(run_id, metrics, step)
-
-                fit_on_ray(spec, environment, 0 if checkpoint is None else checkpoint.step, log)
-                checkpoint = newest_checkpoint(folder)
-            if checkpoint is None or checkpoint.step < config.train.steps:
-                raise JobFailed(f"training ended without its last checkpoint in {folder.uri}; run again to go on")
+            stage = replace(config.train, precision=_precision(config.train))  # the workers' CPUs may differ from ours
+            spec = TrainingSpec(stage, unet, config.diffusion, shards.folder.uri, folder.uri)
+            checkpoint = _last_checkpoint(spec, environment, folder, partial(tracker.log_metrics, run_id))
             model = _register(config, shards, unet, checkpoint, tracker, run_id)
     return model
+
+
+def _last_checkpoint(
+    spec: TrainingSpec, environment: Environment, folder: Folder, log_metrics: Callable[[dict[str, float], int], None]
+) -> Checkpoint:
+    """The checkpoint of the last step: the one that is there, or after the steps that are missing."""
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is None or checkpoint.step < spec.stage.steps:
+        from .fit_on_ray import fit_on_ray  # Ray Train takes seconds to import: not for a run that is done
+
+        fit_on_ray(spec, environment, 0 if checkpoint is None else checkpoint.step, log_metrics)
+        checkpoint = newest_checkpoint(folder)
+    if checkpoint is None or checkpoint.step < spec.stage.steps:
+        raise JobFailed(f"training ended without its last checkpoint in {folder.uri}; run again to go on")
+    return checkpoint
 
 
 def _register(
