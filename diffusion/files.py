@@ -32,7 +32,8 @@ class Folder:
 
     def __truediv__(self, name: str) -> Folder:
         """The folder inside this one."""
-        return Folder(f"{self.uri.rstrip('/')}/{name}")
+        place, question, options = self.uri.partition("?")
+        return Folder(f"{place.rstrip('/')}/{name}{question}{options}")
 
     def at(self, name: str) -> str:
         """The filesystem's own path of a file in here."""

@@ -224,10 +224,10 @@ def from_plain(value: object) -> Config:
 
 def read_config(uri: str) -> Config:
     """Read a YAML or JSON file, local or by URI. Raises ValueError if it is not there or not a config."""
-    path = uri if "://" in uri else str(Path(uri).resolve())
-    folder, _, name = path.rpartition("/")
+    place, question, options = (uri if "://" in uri else str(Path(uri).resolve())).partition("?")
+    folder, _, name = place.rpartition("/")
     try:
-        return from_plain(yaml.safe_load(Folder(folder or "/").read(name)))
+        return from_plain(yaml.safe_load(Folder(f"{folder or '/'}{question}{options}").read(name)))
     except FileNotFoundError:
         raise ValueError(f"config must be a YAML file; there is none at {uri}") from None
     except yaml.YAMLError as err:

@@ -49,7 +49,7 @@ def fit_on_ray(spec: TrainingSpec, environment: Environment, done: int, log_metr
             ),
             run_config=RunConfig(
                 name=spec.run_uri.rsplit("/", 1)[-1],
-                storage_path=f"{environment.folder.uri}/train/ray",
+                storage_path=(environment.folder / "train/ray").uri,
                 failure_config=FailureConfig(max_failures=stage.max_failures),
                 worker_runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}},
             ),

@@ -46,9 +46,12 @@ def run_job(client: JobSubmissionClient, key: str, argv: Sequence[str], local: b
     job_id = _attach_or_submit(client, key, argv, local)
     shown = _Shown()
     threading.Thread(target=_follow, args=(client, job_id, shown), name="job-log", daemon=True).start()
-    status = _wait(client, job_id)
-    log: str = client.get_job_logs(job_id)
-    shown.up_to(log, over=True)
+    try:
+        status = _wait(client, job_id)
+        log: str = client.get_job_logs(job_id)
+        shown.up_to(log)
+    finally:
+        shown.close()
     if status is not JobStatus.SUCCEEDED:
         raise JobFailed(_last_word(log, job_id, status))
 
@@ -88,8 +91,14 @@ class _Shown:
         self._length = 0
         self.over = False
 
-    def up_to(self, log: str, over: bool = False) -> None:
-        """Show the whole lines of a log, from its beginning, that were not shown yet; `over`: there will be no more."""
+    def close(self) -> None:
+        """Show no more, and leave the cursor below the bars."""
+        with self._lock:
+            self.over = True
+            self._view.close()
+
+    def up_to(self, log: str) -> None:
+        """Show the whole lines of a log, given from its beginning, that were not shown yet."""
         with self._lock:
             if self.over:
                 return
@@ -98,9 +107,6 @@ class _Shown:
                 if not self._view.feed(line) and line.startswith("ddpm: ") and not line.startswith(ERROR):
                     say(line.removeprefix("ddpm: "))
             self._length = max(self._length, end)
-            self.over = over
-            if over:
-                self._view.close()
 
 
 def _follow(client: JobSubmissionClient, job_id: str, shown: _Shown) -> None:

@@ -124,4 +124,4 @@ class Stages:
         folder, name = self.environment.folder / "configs", f"{stage}-{key}.json"
         folder.write_json(name, to_plain(self.config))
         places = ["--storage", self.environment.folder.uri, "--tracking-uri", self.environment.mlflow_uri]
-        return [stage, "--config", f"{folder.uri}/{name}", *places, *flags]
+        return [stage, "--config", (folder / name).uri, *places, *flags]
