@@ -32,8 +32,23 @@ class Folder:
 
     def __truediv__(self, name: str) -> Folder:
         """The folder inside this one."""
-        place, question, options = self.uri.partition("?")
+        place, question, options = self._place()
         return Folder(f"{place.rstrip('/')}/{name}{question}{options}")
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rstrip("/").rpartition("/")[2]
+
+    @property
+    def parent(self) -> Folder:
+        """The folder that this one (or the file of this name) is in."""
+        place, question, options = self._place()
+        return Folder(f"{place.rstrip('/').rpartition('/')[0] or '/'}{question}{options}")
+
+    def _place(self) -> tuple[str, str, str]:
+        # A URI may end in options (s3://bucket/runs?region=…); in a local path "?" is a letter like any other.
+        return self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
 
     def at(self, name: str) -> str:
         """The filesystem's own path of a file in here."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Schedule = Literal["linear", "cosine"]
 Prediction = Literal["eps", "x0", "v"]
+CLEAN = -1  # the timestep before the first: no noise yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +109,20 @@ class Diffusion:
         """alphas_cumprod gathered at t (each in 0 … T-1), float64, on t's device, shaped to multiply images."""
         return self.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
 
-    def posterior(
-        self, t: int, x0: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"]
-    ) -> tuple[Float[Tensor, "b c h w"], float]:
-        """Mean [b, c, h, w] and variance (a scalar) of q(x_{t-1} | x_t, x0) (Ho et al. 2020, eq. 6 and 7).
+    def alpha_bar_at(self, t: int) -> float:
+        """alphas_cumprod at one timestep; 1 before the first one (t = CLEAN), where no noise is left."""
+        return 1.0 if t == CLEAN else self.alphas_cumprod[t].item()
 
-        At t = 0 the mean is x0 itself and the variance 0.
+    def posterior(
+        self, t: int, x0: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"], t_next: int | None = None
+    ) -> tuple[Float[Tensor, "b c h w"], float]:
+        """Mean [b, c, h, w] and variance (a scalar) of q(x_{t_next} | x_t, x0), t_next < t, by default t - 1.
+
+        Ho et al. 2020, eq. 6 and 7; for a jump of several steps, beta is that of the jump,
+        1 - alpha_bar_t / alpha_bar_next (Nichol & Dhariwal 2021, section 4). Into CLEAN, the mean is x0 itself.
         """
-        beta, alpha_bar = self.betas[t].item(), self.alphas_cumprod[t].item()
-        previous = self.alphas_cumprod[t - 1].item() if t > 0 else 1.0
+        alpha_bar, previous = self.alpha_bar_at(t), self.alpha_bar_at(t - 1 if t_next is None else t_next)
+        beta = 1 - alpha_bar / previous
         x0_coefficient = previous**0.5 * beta / (1 - alpha_bar)
         x_t_coefficient = (1 - beta) ** 0.5 * (1 - previous) / (1 - alpha_bar)
         return x0_coefficient * x0 + x_t_coefficient * x_t, beta * (1 - previous) / (1 - alpha_bar)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import torch
 
-from .process import Diffusion, split, to_uint8
+from .process import CLEAN, Diffusion, split, to_uint8
 from .seeding import generator
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     Noise = Callable[[int], Tensor]
 
 SamplerName = Literal["ddpm", "ddim"]
-CLEAN = -1  # the timestep after the last: no noise is left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +66,11 @@ def ddpm(
 ) -> Iterator[Float[Tensor, "b c h w"]]:
     """Ancestral sampling (Ho et al. 2020, algorithm 2), variance fixed_small, over any descending timesteps.
 
-    Over a subset of the timesteps, beta is that of the jump, 1 - alpha_bar_t / alpha_bar_next (Nichol &
-    Dhariwal 2021, section 4). `noise(t)` gives the unit Gaussian that leaves step t.
+    `noise(t)` gives the unit Gaussian that leaves step t.
     """
     for t, t_next in pairwise([*timesteps, CLEAN]):
-        alpha_bar, alpha_bar_next = _alpha_bar(diffusion, t), _alpha_bar(diffusion, t_next)
-        beta = 1 - alpha_bar / alpha_bar_next
         x0, _ = denoise(x, t)
-        mean = (alpha_bar_next**0.5 * beta * x0 + (1 - beta) ** 0.5 * (1 - alpha_bar_next) * x) / (1 - alpha_bar)
-        variance = beta * (1 - alpha_bar_next) / (1 - alpha_bar)
+        mean, variance = diffusion.posterior(t, x0, x, t_next)
         x = mean if t_next == CLEAN else mean + variance**0.5 * noise(t)
         yield x
 
@@ -85,7 +80,7 @@ def ddim(
 ) -> Iterator[Float[Tensor, "b c h w"]]:
     """Deterministic sampling (Song et al. 2021, eq. 12 with eta = 0) over any descending timesteps."""
     for t, t_next in pairwise([*timesteps, CLEAN]):
-        alpha_bar_next = _alpha_bar(diffusion, t_next)
+        alpha_bar_next = diffusion.alpha_bar_at(t_next)
         x0, eps = denoise(x, t)
         x = alpha_bar_next**0.5 * x0 + (1 - alpha_bar_next) ** 0.5 * eps
         yield x
@@ -168,10 +163,6 @@ def sample_images(
         for x in sample_trajectory(model, diffusion, [seeds[row] for row in rows], chunk_labels, config):
             last = x
         yield to_uint8(last[:wanted]).cpu()
-
-
-def _alpha_bar(diffusion: Diffusion, t: int) -> float:
-    return 1.0 if t == CLEAN else diffusion.alphas_cumprod[t].item()
 
 
 def check_labels(labels: Sequence[int] | None, num_images: int, num_classes: int) -> None:

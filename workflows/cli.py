@@ -171,7 +171,7 @@ def dispatch(words: list[str]) -> int:
 
 
 def _pulled(result: dict[str, Any]) -> dict[str, Any]:
-    print(f"ddpm: {' '.join(result.values())}", file=sys.stderr)
+    print(f"ddpm: pulled {' into '.join(result.values())}", file=sys.stderr)
     return result
 
 

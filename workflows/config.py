@@ -6,8 +6,7 @@ its whole settings down, and the core reads the part that it knows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import cattrs
@@ -17,6 +16,7 @@ from diffusion.data.plan import ShardConfig
 from diffusion.files import Folder
 from diffusion.process import DiffusionConfig
 from diffusion.sampling import SamplerConfig
+from diffusion.settings import part
 from diffusion.training import TrainConfig
 from diffusion.unet import NetworkConfig, UNetConfig
 
@@ -133,7 +133,7 @@ class Config:
 
     def unet(self, image_size: int, image_channels: int, num_classes: int) -> UNetConfig:
         """The network for data of this kind. Raises ValueError if the picture's size does not fit its levels."""
-        shape = {f.name: getattr(self.model, f.name) for f in fields(NetworkConfig)}
+        shape = part(NetworkConfig, self.model)
         return UNetConfig(**shape, image_size=image_size, image_channels=image_channels, num_classes=num_classes)
 
 
@@ -224,10 +224,9 @@ def from_plain(value: object) -> Config:
 
 def read_config(uri: str) -> Config:
     """Read a YAML or JSON file, local or by URI. Raises ValueError if it is not there or not a config."""
-    place, question, options = (uri if "://" in uri else str(Path(uri).resolve())).partition("?")
-    folder, _, name = place.rpartition("/")
+    file = Folder(uri)
     try:
-        return from_plain(yaml.safe_load(Folder(f"{folder or '/'}{question}{options}").read(name)))
+        return from_plain(yaml.safe_load(file.parent.read(file.name)))
     except FileNotFoundError:
         raise ValueError(f"config must be a YAML file; there is none at {uri}") from None
     except yaml.YAMLError as err:

@@ -58,7 +58,7 @@ def fit_on_ray(spec: TrainingSpec, environment: Environment, done: int, log_metr
             try:
                 trainer.fit()
             except TrainingFailedError as err:
-                raise JobFailed(_last_word(err)) from err
+                raise JobFailed(_first_failure(err)) from err
 
 
 def check_room(have: dict[str, float], each: dict[str, float], num_workers: int) -> None:
@@ -101,7 +101,7 @@ def _listening(reports: Queue, stage: TrainStage, done: int, log_metrics: LogMet
         thread.join(timeout=30)
 
 
-def _last_word(err: TrainingFailedError) -> str:
+def _first_failure(err: TrainingFailedError) -> str:
     """The first worker's own error, in a line."""
     failures = getattr(err, "worker_failures", {})
     first = next(iter(failures.values()), err)

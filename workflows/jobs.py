@@ -23,7 +23,12 @@ from .storage import JobFailed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # else a line for every closed socket
+for name in (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+):
+    logging.getLogger(name).setLevel(logging.WARNING)  # else a line for every socket closed and package sent
 POLL_S = 0.25
 ERROR = "ddpm: error: "
 """how a command's last line on stderr begins when it fails"""
@@ -44,6 +49,7 @@ def run_job(client: JobSubmissionClient, key: str, argv: Sequence[str], local: b
     Raises JobFailed with the job's own last word if it does not succeed.
     """
     job_id = _attach_or_submit(client, key, argv, local)
+    say(f"Ray job {job_id}")
     shown = _Shown()
     threading.Thread(target=_follow, args=(client, job_id, shown), name="job-log", daemon=True).start()
     try:

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, mkdtemp
 from typing import IO
 
 START_TIMEOUT_S = 60.0
@@ -37,7 +37,7 @@ class LocalRay:
 
 @cache
 def start_local_ray() -> LocalRay:
-    """Start Ray on the loopback interface, once. It ends with this process, however that ends.
+    """Start Ray, once. It ends with this process, however that ends; its logs stay in /tmp/ddpm-ray-*.
 
     It has a dashboard even where nobody submits jobs: without its state API, Ray Train takes 12 s longer to end.
 
@@ -47,9 +47,11 @@ def start_local_ray() -> LocalRay:
     python = Path(sys.executable)
     path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"  # jobs say "python" and mean this one
     command = [str(python), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
-               "--node-ip-address=127.0.0.1", "--include-dashboard=true", "--dashboard-host=127.0.0.1",
+               "--include-dashboard=true", "--dashboard-host=127.0.0.1",
                f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
                f"--ray-client-server-port={client}"]  # fmt: skip
+    # Ray notes the cluster that was started last in its temporary folder, and jobs, ours too, believe the note.
+    command.append(f"--temp-dir={mkdtemp(prefix='ddpm-ray-', dir='/tmp')}")
     with TemporaryFile("w+") as log:
         process = subprocess.Popen(
             command,

@@ -57,7 +57,7 @@ class Bar:
                 total=self.total, desc=f"{self.title:<8}", unit=self.unit, initial=self.first, file=sys.stderr,
                 dynamic_ncols=True, leave=True, mininterval=INTERVAL_S,
             )  # fmt: skip
-        if bar.n == self.first < done:  # the first of it: what came before was starting, not working
+        if bar.n == self.first < done < self.first + self.total / 10:  # what came before was starting, not working
             bar.initial = done
             bar.unpause()
         bar.set_postfix_str(note, refresh=False)

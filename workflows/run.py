@@ -84,6 +84,7 @@ class Stages:
     def __init__(self, config: Config, environment: Environment) -> None:
         self.config, self.environment = config, environment
         self.reused: list[str] = []
+        self._local_address = ""
         self._client: JobSubmissionClient | None = None
 
     def shards(self) -> ShardSet:
@@ -108,20 +109,28 @@ class Stages:
             say(f"{stage}: already done, reused")
             self.reused.append(stage)
             return found
-        run_job(self._connect(), f"{stage}-{key}", self._command(stage, key, flags), local=not self.environment.address)
+        client = self._connect()
+        run_job(client, f"{stage}-{key}", self._command(stage, key, flags), local=not self.environment.address)
         if (made := find()) is None:
             raise JobFailed(f"the {stage} job succeeded, but its result is not in {self.environment.storage}")
         return made
 
     def _connect(self) -> JobSubmissionClient:
         if self._client is None:
-            say(f"starting Ray{'' if not self.environment.address else f' jobs at {self.environment.address}'}")
-            self._client = open_client(self.environment.address or start_local_ray().dashboard)
+            self._client = open_client(self.environment.address or self._start_ray())
         return self._client
+
+    def _start_ray(self) -> str:
+        say("starting Ray on this machine")
+        ray = start_local_ray()
+        self._local_address = ray.address
+        return ray.dashboard
 
     def _command(self, stage: str, key: str, flags: tuple[str, ...]) -> list[str]:
         """The stage's command, its config read from the storage, which the cluster reaches too."""
         folder, name = self.environment.folder / "configs", f"{stage}-{key}.json"
         folder.write_json(name, to_plain(self.config))
+        if self._local_address:  # else the job finds its own cluster
+            flags = (*flags, "--address", self._local_address)
         places = ["--storage", self.environment.folder.uri, "--tracking-uri", self.environment.mlflow_uri]
         return [stage, "--config", (folder / name).uri, *places, *flags]

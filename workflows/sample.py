@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from diffusion.files import Folder
 from diffusion.grid import image_grid
 from diffusion.sampling import SamplerConfig, sample_images
 from diffusion.seeding import image_seeds
+from diffusion.settings import part
 
 from .cluster import connected, map_tasks
 from .config import to_plain
@@ -57,7 +58,7 @@ class Part:
 
 def sample_key(stage: SampleStage, model: ModelVersion) -> str:
     """The identity of a sample run: the weights, and all that affects the pictures (16 hex characters)."""
-    settings = {f.name: getattr(stage, f.name) for f in fields(SamplerConfig)}
+    settings = part(SamplerConfig, stage)
     parts = [model.tags["ddpm.weights_sha256"], model.uri, settings, stage.num, stage.seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -147,7 +148,7 @@ def _draw(
     """The pictures as a shard set, of the same format as training data."""
     if out.exists(DATASET):
         return open_shard_set(out)
-    common = _Common(stage, files, version.uri, out.uri)
+    common = _Request(stage, files, version.uri, out.uri)
     parts = parts_of(stage.num, model.chunk)
     reports = [report for part in parts if (report := read_report(out, part.shard)) is not None]
     done = {report.shard for report in reports}
@@ -173,7 +174,7 @@ def _draw(
 
 
 @dataclass(frozen=True)
-class _Common:
+class _Request:
     """What all tasks of a sample run share."""
 
     stage: SampleStage
@@ -182,7 +183,7 @@ class _Common:
     out_uri: str
 
 
-def _draw_part(part: Part, common: _Common) -> ShardReport:
+def _draw_part(part: Part, common: _Request) -> ShardReport:
     """In a Ray task."""
     digest = hashlib.sha256(b"".join(common.files.values())).digest()
     if digest not in _LOADED:  # a worker process goes from task to task: load once

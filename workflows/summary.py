@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from .tracking import ModelVersion
 
 METRICS = {
-    "nearest_label_agreement": "{:.1%} have a nearest training picture of the label asked for",
-    "nearest_distance_ratio": "{:.2f} of a held-out real picture's distance to the nearest training picture",
-    "frechet_thumbnails": "{:.3f} Fréchet distance between 8x8 thumbnails",
-    "frechet_thumbnails_held_out": "{:.3f} the same for held-out real pictures",
+    "nearest_label_agreement": "{:.1%} are nearest to a training picture of the label asked for",
+    "nearest_distance_ratio": "{:.2f} times as far from the training pictures as held-out real ones (0: copies)",
+    "frechet_thumbnails": "{:.3f} Fréchet distance to them (8x8 thumbnails; lower is better)",
+    "frechet_thumbnails_held_out": "{:.3f} is that of held-out real pictures",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from diffusion.checkpoint import Checkpoint, Model, load_weights, save_model
 from diffusion.data.order import EpochOrder
 from diffusion.process import Diffusion
 from diffusion.sampling import SamplerConfig
+from diffusion.settings import part
 from diffusion.training import Precision, TrainConfig, resolve_precision
 from diffusion.unet import UNet, UNetConfig
 
@@ -41,7 +42,7 @@ VERSION_TAG = "ddpm.model_version"
 
 def run_key(config: Config, shards: ShardSet) -> str:
     """The identity of a training run: a hash of all that affects its result, and nothing else (16 hex characters)."""
-    stage = {f.name: getattr(config.train, f.name) for f in fields(TrainConfig)}
+    stage = part(TrainConfig, config.train)
     stage["precision"] = _precision(config.train)
     parts = [FORMAT_VERSION, shards.digest, stage, to_plain(config.model), to_plain(config.diffusion)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -106,7 +107,7 @@ def _register(
     """The first average of the weights as a model in the registry, with the alias `candidate`."""
     unet = UNet(shape)
     load_weights(unet, checkpoint.emas[0])
-    sampler = {f.name: getattr(config.sample, f.name) for f in fields(SamplerConfig)}
+    sampler = part(SamplerConfig, config.sample)
     model = Model(unet, Diffusion(config.diffusion), shards.classes, config.model.chunk, sampler)
     files: dict[str, bytes] = {}
     save_model(files.__setitem__, model)

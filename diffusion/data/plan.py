@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..seeding import generator
+from ..settings import part
 from .images import MODES
 from .sources import Item, is_image_name, open_source
 
@@ -64,7 +65,7 @@ class ShardConfig:
     @property
     def fingerprint(self) -> str:
         """Of the values above and nothing that a subclass adds: 32 hex characters."""
-        values = {f.name: getattr(self, f.name) for f in fields(ShardConfig)}
+        values = part(ShardConfig, self)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -119,7 +120,7 @@ def make_plan(config: ShardConfig, out: Folder) -> Plan:
     source = open_source(config.source)
     seen = source_fingerprint(_spilled(source.items(), out))
     plan = Plan(
-        config={f.name: getattr(config, f.name) for f in fields(ShardConfig)},
+        config=part(ShardConfig, config),
         config_fingerprint=config.fingerprint,
         source_fingerprint=seen[0],
         classes=source.classes,

@@ -56,6 +56,13 @@ def test_a_checkpoint_survives_the_way_there_and_back(store, tmp_path):
     assert back.model["weight"].equal(tensors["weight"])
 
 
+def test_a_uri_keeps_its_options_on_the_way_down_and_up(store):
+    folder = Folder(store) / "configs/run.json"
+
+    assert folder.uri == store.replace("runs?", "runs/configs/run.json?")
+    assert (folder.name, folder.parent.uri) == ("run.json", (Folder(store) / "configs").uri)
+
+
 def test_a_deleted_folder_is_gone_and_a_missing_one_is_empty(store):
     folder = Folder(store)
     folder.write("mortal/file", b"x")
