@@ -38,7 +38,7 @@ class Folder:
     @property
     def name(self) -> str:
         """The last part of its path."""
-        return self.path.rstrip("/").rpartition("/")[2]
+        return str(self.path.rstrip("/").rpartition("/")[2])
 
     @property
     def parent(self) -> Folder:
@@ -95,9 +95,13 @@ class Folder:
         """
         selector = fs.FileSelector(self.at(name).rstrip("/"), allow_not_found=True)
         try:
-            yield from sorted(self.fs.get_file_info(selector), key=lambda info: info.base_name)
+            found = {info.base_name: info for info in self.fs.get_file_info(selector)}
         except UnicodeDecodeError as err:
             raise ValueError(f"a file name in {self.uri}/{name} is not UTF-8 ({err.object!r}); rename it") from None
+        if self.is_local and found:  # Arrow leaves out links that lead nowhere
+            for path in Path(selector.base_dir).iterdir():
+                found.setdefault(path.name, fs.FileInfo(str(path), fs.FileType.NotFound))
+        yield from sorted(found.values(), key=lambda info: info.base_name)
 
     def names(self, name: str = "") -> list[str]:
         """The base names of `entries`."""

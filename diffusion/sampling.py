@@ -6,6 +6,7 @@ its picture and its noise. It yields x after every step; the last one is the pic
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, get_args
@@ -46,8 +47,8 @@ class SamplerConfig:
             raise ValueError(f"sampler must be one of {', '.join(get_args(SamplerName))}, got {self.sampler!r}")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not self.guidance >= 0:
-            raise ValueError(f"guidance must be at least 0, got {self.guidance}")
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance must be at least 0 and finite, got {self.guidance}")
 
 
 def leading_timesteps(num_timesteps: int, steps: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +37,7 @@ def connected(environment: Environment, workers: Workers) -> Iterator[None]:
         )
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     address = environment.address or os.environ.get("RAY_ADDRESS") or start_local_ray().address
+    check_answers(address)
     try:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except ConnectionError as err:
@@ -45,6 +47,20 @@ def connected(environment: Environment, workers: Workers) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_answers(address: str) -> None:
+    """Raises ValueError if nobody listens at host:port. Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if address == "auto" or "://" in address:
+        return
+    try:
+        with socket.create_connection((host, int(port)), timeout=5):
+            pass
+    except (OSError, ValueError, OverflowError) as err:
+        raise ValueError(
+            f"address (or $RAY_ADDRESS) must be a Ray cluster's host:port, got {address!r}: {err}"
+        ) from None
 
 
 def check_nodes(nodes: list[dict[str, Any]], environment: Environment, workers: Workers) -> None:

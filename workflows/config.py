@@ -6,6 +6,7 @@ its whole settings down, and the core reads the part that it knows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,8 @@ class Workers:
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
-        if not self.cpus_per_worker > 0:
-            raise ValueError(f"cpus_per_worker must be above 0, got {self.cpus_per_worker}")
+        if not 0 < self.cpus_per_worker < math.inf:
+            raise ValueError(f"cpus_per_worker must be above 0 and finite, got {self.cpus_per_worker}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +119,9 @@ class Config:
     sample: SampleStage = field(default_factory=SampleStage)
 
     def __post_init__(self) -> None:
-        if not self.name or not set(self.name) <= NAME_LETTERS or self.name.startswith("."):
+        if not set(self.name) <= NAME_LETTERS or self.name.startswith(".") or not 1 <= len(self.name) <= 100:
             raise ValueError(
-                f"name must be letters, digits, '.', '_' and '-', not beginning with '.', got {self.name!r}"
+                f"name must be 1 to 100 letters, digits, '.', '_' or '-', the first not '.', got {self.name!r}"
             )
         if self.sample.steps > self.diffusion.num_timesteps:
             raise ValueError(
@@ -227,10 +228,24 @@ def read_config(uri: str) -> Config:
     file = Folder(uri)
     try:
         return from_plain(yaml.safe_load(file.parent.read(file.name)))
-    except FileNotFoundError:
+    except OSError:
         raise ValueError(f"config must be a YAML file; there is none at {uri}") from None
     except yaml.YAMLError as err:
         raise ValueError(f"config {uri} is not YAML: {' '.join(str(err).split())}") from None
+
+
+def _exactly(value: Any, kind: type[Any]) -> Any:
+    """cattrs would make 1 of 1.7 and True of "no"; only a whole number may stand for a float, or YAML's "2e-4"."""
+    if kind is float and not isinstance(value, bool) and isinstance(value, int | str):
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"must be {NOUNS[kind]}, got {value!r}")
+    return value
+
+
+NOUNS: dict[type[Any], str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+for _kind in NOUNS:
+    CONVERTER.register_structure_hook(_kind, _exactly)
 
 
 def _flat_messages(err: BaseException, path: str = "") -> list[str]:

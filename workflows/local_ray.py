@@ -58,7 +58,8 @@ def start_local_ray() -> LocalRay:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PATH": path},
+            # Ray's own actors ask the state API, and would otherwise look for it by the note.
+            env={**os.environ, "PATH": path, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"},
             start_new_session=True,  # a process group of its own, which Ctrl-C does not reach
         )
         guard = subprocess.Popen(

@@ -41,6 +41,8 @@ def pull_samples_to(environment: Environment, run: str, destination: Path, as_: 
     tar's sha256 is checked. Raises ValueError if there is no such run, or the destination is there already.
     """
     tracker = Tracker(environment)
+    if tracker.is_empty:
+        raise ValueError(f"there are no samples of {run!r}: nothing has been tracked in {tracker.uri} yet")
     tracked = tracker.latest(run, "sample") or tracker.run(run)
     with TemporaryDirectory() as temporary, _new_folder(destination) as folder:
         pictures = tracker.download(tracked.run_id, "samples", Path(temporary))

@@ -51,6 +51,8 @@ class ShardConfig:
     """of the order in which samples are laid into shards"""
 
     def __post_init__(self) -> None:
+        if not self.source:
+            raise ValueError("source must be a folder of images, or digits, got ''")
         if self.image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {self.image_size}")
         if self.channels not in (0, *MODES):

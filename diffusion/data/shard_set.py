@@ -125,10 +125,13 @@ def open_shard_set(folder: Folder) -> ShardSet:
     """Read `dataset.json`. Raises FileNotFoundError if there is none, ValueError if it is of another format."""
     if not folder.exists(DATASET):
         raise FileNotFoundError(f"no finished shard set at {folder.uri}: it has no {DATASET}")
-    value = folder.read_json(DATASET)
-    version = value.pop("format_version")
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{folder.uri} is a shard set of format {version}; this version reads {FORMAT_VERSION}")
-    value.pop("counts")
-    value["tars"] = [TarStats(**tar) for tar in value["tars"]]
-    return ShardSet(folder=folder, **value)
+    try:
+        value = folder.read_json(DATASET)
+        version = value.pop("format_version")
+        if version == FORMAT_VERSION:
+            value.pop("counts")
+            value["tars"] = [TarStats(**tar) for tar in value["tars"]]
+            return ShardSet(folder=folder, **value)
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise ValueError(f"{folder.uri}/{DATASET} is damaged ({err}); restore it") from None
+    raise ValueError(f"{folder.uri} is a shard set of format {version}; this version reads {FORMAT_VERSION}")

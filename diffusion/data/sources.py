@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -97,10 +98,17 @@ class FolderSource:
             name = f"{prefix}/{info.base_name}" if prefix else info.base_name
             if info.base_name.startswith("."):
                 continue
-            if info.type == fs.FileType.Directory:
+            if info.type == fs.FileType.Directory and not self._loops(name):
                 yield from self._walk(name, label)
             else:
                 yield Item(name, label, f"{info.size}/{info.mtime_ns}")
+
+    def _loops(self, name: str) -> bool:
+        """Whether a folder is a link to one that it is in: an input like any other, to be refused on record."""
+        if not self.folder.is_local:
+            return False
+        path = Path(self.folder.at(name))
+        return path.is_symlink() and path.resolve() in path.parent.resolve().joinpath("x").parents
 
 
 class DigitsSource:

@@ -486,8 +486,8 @@ def test_an_impossible_chunk_is_refused_with_its_value(chunk):
     [
         ({"sampler": "euler"}, "sampler must be one of ddpm, ddim, got 'euler'"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"guidance": -0.5}, "guidance must be at least 0, got -0.5"),
-        ({"guidance": float("nan")}, "guidance must be at least 0, got nan"),
+        ({"guidance": -0.5}, "guidance must be at least 0 and finite, got -0.5"),
+        ({"guidance": float("nan")}, "guidance must be at least 0 and finite, got nan"),
     ],
 )
 def test_an_impossible_sampler_is_refused_with_its_key_and_value(options, message):

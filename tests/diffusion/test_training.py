@@ -373,8 +373,8 @@ def test_auto_is_bf16_on_a_processor_that_multiplies_it():
     ("options", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"lr": 0}, "lr must be above 0, got 0"),
-        ({"lr": math.nan}, "lr must be above 0, got nan"),
+        ({"lr": 0}, "lr must be above 0 and finite, got 0"),
+        ({"lr": math.nan}, "lr must be above 0 and finite, got nan"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
         ({"decay": "step"}, "decay must be one of constant, linear, cosine, got 'step'"),
         ({"grad_clip": 0}, "grad_clip must be above 0, got 0"),

@@ -87,6 +87,8 @@ def model_version(tracker: Tracker, uri: str) -> ModelVersion:
 
     Raises ValueError, listing what exists, if there is no such model, alias or version.
     """
+    if tracker.is_empty:
+        raise ValueError(f"there is no model {uri}: nothing has been tracked in {tracker.uri} yet")
     name, at, alias = uri.removeprefix("models:/").partition("@")
     name, _, number = name.partition("/")
     try:

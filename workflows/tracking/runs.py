@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ HEALTH_TIMEOUT_S = 10
 KEY_TAG = "ddpm.key"
 STAGE_TAG = "ddpm.stage"
 MAX_PARAM_LENGTH = 500
+TRACKING_URIS = ("sqlite:///", "http://", "https://", "postgresql", "mysql")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,11 @@ class Tracker:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
-        self.client = MlflowClient(self.uri, self.uri)
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's own client; making it makes the database, which takes seconds."""
+        return MlflowClient(self.uri, self.uri)
 
     @property
     def is_empty(self) -> bool:
@@ -157,8 +163,10 @@ def _tracked(run: Any) -> TrackedRun:
 
 
 def check_server(environment: Environment) -> None:
-    """Raises ValueError if runs are tracked by a server, and it does not answer."""
+    """Raises ValueError if the tracking URI is of a kind that cannot work, or a server's that does not answer."""
     uri = environment.mlflow_uri
+    if not uri.startswith(TRACKING_URIS):
+        raise ValueError(f"tracking_uri must begin with one of {', '.join(TRACKING_URIS)}, got {uri!r}")
     if not uri.startswith("http"):
         return
     try:

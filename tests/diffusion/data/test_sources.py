@@ -94,6 +94,20 @@ def test_a_name_that_is_not_utf_8_is_refused_because_no_record_could_hold_it(sou
         list(source.items())
 
 
+def test_a_link_to_a_folder_that_it_is_in_is_listed_but_not_followed(source_of, tmp_path):
+    source = source_of("good.png")
+    (tmp_path / "up").symlink_to(tmp_path)
+
+    assert [item.source for item in source.items()] == ["good.png", "up"]
+
+
+def test_a_link_that_leads_nowhere_is_listed_so_that_it_can_be_refused(source_of, tmp_path):
+    source = source_of("good.png")
+    (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
+
+    assert [item.source for item in source.items()] == ["good.png", "lost.png"]
+
+
 def test_a_source_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"there is no folder .*/nowhere"):
         open_source(str(tmp_path / "nowhere"))
