@@ -8,6 +8,14 @@ guard_local_ray("")  # before any test imports Ray
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
+@pytest.fixture(autouse=True)
+def no_mlflow_of_another_test(monkeypatch):
+    """MLflow writes the URIs that it is given into the environment, for processes that we start to find."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.setenv(name, "")  # so that it is taken away again in the end, whoever sets it
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="session")
 def cluster():
     """The one Ray of the session: real, on this machine, reached as a cluster by its address."""

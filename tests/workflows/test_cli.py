@@ -17,7 +17,6 @@ from workflows.cli import main
 def ddpm(capsys, monkeypatch, tmp_path):
     """Run a command in this process, in an empty folder; its exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def call(*words):
         with pytest.raises(SystemExit) as ended:

@@ -60,8 +60,7 @@ def test_checking_a_storage_leaves_nothing_in_it(tmp_path):
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_tracking_defaults_to_a_database_in_a_local_storage(tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_tracking_defaults_to_a_database_in_a_local_storage(tmp_path):
     environment = Environment(storage=str(tmp_path))
 
     assert environment.mlflow_uri == f"sqlite:///{tmp_path}/mlflow.db"
