@@ -52,8 +52,8 @@ def run(config: Config, environment: Environment, out: Folder) -> ShardSet:
         if (shards := finished(stage, out)) is not None:
             say(f"shards: reused {out.uri} ({shards.digest})")
             return shards
-        plan = _plan(stage, out)
-        with connected(environment, stage):
+        with connected(environment, stage):  # before anything is written: it refuses what cannot work
+            plan = _plan(stage, out)
             reports = _make_missing(plan, stage, out)
         try:
             shards = commit_plan(plan, reports, out)

@@ -209,6 +209,18 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused_by_the_job(clust
     assert "Traceback" not in done.stderr
 
 
+def test_a_worker_that_no_node_can_hold_is_refused_and_leaves_nothing(cluster, tmp_path):
+    out = tmp_path / "out"
+    done = ddpm(
+        "shard", "smoke", "--cpus-per-worker", "512", "--out", str(out), "--storage", str(tmp_path / "runs"),
+        "--address", cluster.address, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "cpus_per_worker must be at most" in done.stderr
+    assert not out.exists()
+
+
 def test_a_flat_folder_of_colour_pictures_trains_a_model_without_classes(cluster, tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (200, 12, 12, 3), dtype=np.uint8)
     for number, picture in enumerate(pictures):
