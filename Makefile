@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test chaos check format quality clean
+.PHONY: help install demo test chaos check format quality bench-train bench-sample bench-quality docs clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -13,6 +13,15 @@ help:  ## List the targets
 $(INSTALLED): pyproject.toml infra/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c infra/constraints.txt -e '.[dev]'
+	@touch $@
+
+# Not by the extra: their own dependency, torchvision, is for other builds of torch (see tests/bench/networks.py).
+PEERS := denoising-diffusion-pytorch==2.3.4 ema-pytorch==0.8.3 pytorch-fid==0.3.0
+BENCH := $(VENV)/.bench
+
+$(BENCH): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c infra/constraints.txt -e '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PEERS)
 	@touch $@
 
 install: $(INSTALLED)  ## Make .venv with the pinned dependencies
@@ -38,6 +47,18 @@ format: $(INSTALLED)  ## Let ruff lay out the code
 
 quality: $(INSTALLED)  ## Judge the demo's samples with a classifier of real digits (after make demo)
 	$(BIN)/python tests/quality/digits.py
+
+bench-train: $(BENCH)  ## Training steps beside diffusers and lucidrains, into tests/bench/RESULTS.md
+	$(BIN)/python tests/bench/train.py
+
+bench-sample: $(BENCH)  ## Sampling beside diffusers, into tests/bench/RESULTS.md
+	$(BIN)/python tests/bench/sample.py
+
+bench-quality: $(BENCH)  ## Which recipe and sampler need the least computing, into tests/bench (hours)
+	$(BIN)/python tests/bench/quality.py
+
+docs: $(INSTALLED)  ## Redraw the pictures of diffusion/README.md (two minutes)
+	$(BIN)/python tests/docs/draw.py
 
 clean:  ## Remove the virtual environment and caches, never ./runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
-import torch
 
 from .process import Diffusion, DiffusionConfig
 from .unet import UNet, UNetConfig
@@ -70,7 +69,6 @@ def load_model(read: Read) -> Model:
     lists = {name: tuple(value) for name, value in shape.items() if isinstance(value, list)}
     unet = UNet(UNetConfig(**{**shape, **lists}))
     load_weights(unet, _tensors(read, WEIGHTS))
-    unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(
         unet.eval(),
         Diffusion(DiffusionConfig(**config["diffusion"])),

@@ -109,6 +109,7 @@ class Folder:
 
     def download(self, destination: Path) -> None:
         """Copy all files in here, at any depth, into a local folder."""
+        destination.mkdir(parents=True, exist_ok=True)
         fs.copy_files(self.path, str(destination), source_filesystem=self.fs)
 
     def delete(self, name: str) -> None:

@@ -1,7 +1,11 @@
-"""How good samples are, from pixels alone: how like the data as a whole, how like its labels, and not copies."""
+"""How good samples are, from pixels alone: how like the data as a whole, how like its labels, and not copies.
+
+Mended pictures are measured against what they were (`psnr`).
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,6 +54,11 @@ def thumbnails(images: UInt8[Tensor, "n c h w"]) -> Float64[ndarray, "n d"]:
     """Pictures averaged down to 8x8 (if they are larger), in [0, 1], flat: the features of `frechet_distance` here."""
     side = min(THUMBNAIL, images.shape[-1])
     return F.adaptive_avg_pool2d(images.double() / 255, side).flatten(1).numpy()
+
+
+def psnr(mean_squared_error: float) -> float:
+    """Peak signal to noise ratio in dB of 8-bit pictures, from their mean squared error in squared 8-bit steps."""
+    return math.inf if mean_squared_error == 0 else 10 * math.log10(255**2 / mean_squared_error)
 
 
 def nearest(

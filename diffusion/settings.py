@@ -6,6 +6,6 @@ from dataclasses import fields
 from typing import Any
 
 
-def part(kind: type[Any], settings: object) -> dict[str, Any]:
+def narrowed(kind: type[Any], settings: object) -> dict[str, Any]:
     """The values that a dataclass `kind` knows, by name, out of settings that extend it."""
     return {field.name: getattr(settings, field.name) for field in fields(kind)}

@@ -15,7 +15,8 @@ import torch
 
 from .checkpoint import Checkpoint, load_weights
 from .data.order import OrderConfig
-from .ema import Ema
+from .ema import Ema, fixed, power
+from .loss import loss
 from .process import Diffusion, to_unit_range
 from .seeding import generator, key
 
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .data.loader import Batch
+    from .ema import Profile
     from .unet import UNet
 
 Precision = Literal["auto", "fp32", "bf16"]
 Decay = Literal["constant", "linear", "cosine"]
+OnNan = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +50,17 @@ class TrainConfig(OrderConfig):
     grad_clip: float = 1.0
     """largest norm of the gradient"""
     ema_decays: tuple[float, ...] = (0.9999,)
-    """averages of the weights to keep; the first is what is sampled"""
+    """averages of the weights to keep, by their decay; the first average is what is sampled"""
+    ema_stds: tuple[float, ...] = ()
+    """power-function averages to keep, by their relative width; with snapshots, any other can be made of two of them"""
     flip: bool = True
     """mirror half of the pictures"""
     label_dropout: float = 0.1
     """share of the labels replaced by the null class, which guidance needs"""
     precision: Precision = "auto"
     """of the network: bf16 (autocast), fp32, or auto: bf16 where the hardware multiplies it"""
+    on_nan: OnNan = "stop"
+    """a loss or gradient that is not finite is never trained on: stop the run, or skip the step"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,12 +74,18 @@ class TrainConfig(OrderConfig):
             raise ValueError(f"decay must be one of {', '.join(get_args(Decay))}, got {self.decay!r}")
         if not self.grad_clip > 0:
             raise ValueError(f"grad_clip must be above 0, got {self.grad_clip}")
-        if not self.ema_decays or not all(0 <= decay < 1 for decay in self.ema_decays):
-            raise ValueError(f"ema_decays must be one or more numbers in [0, 1), got {self.ema_decays}")
+        if not self.ema_profiles():  # raises for those out of range
+            raise ValueError("ema_decays or ema_stds must name at least one average, got none")
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"label_dropout must lie in [0, 1), got {self.label_dropout}")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}")
+        if self.on_nan not in get_args(OnNan):
+            raise ValueError(f"on_nan must be one of {', '.join(get_args(OnNan))}, got {self.on_nan!r}")
+
+    def ema_profiles(self) -> list[Profile]:
+        """Those of the averages to keep, in the order of a checkpoint's. Raises ValueError for impossible ones."""
+        return [*map(fixed, self.ema_decays), *map(power, self.ema_stds)]
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
@@ -127,6 +140,13 @@ def draw_noise(
         yield NoisyBatch(batch.step, images, labels, t, noise)
 
 
+def pinned(batches: Iterable[NoisyBatch]) -> Iterator[NoisyBatch]:
+    """The same in page-locked memory, from which a GPU copies while it computes. Made for a prefetch thread, too."""
+    for batch in batches:
+        labels = None if batch.labels is None else batch.labels.pin_memory()
+        yield NoisyBatch(batch.step, batch.images.pin_memory(), labels, batch.t.pin_memory(), batch.eps.pin_memory())
+
+
 @dataclass(frozen=True)
 class StepReport:
     """What a step did, on this worker."""
@@ -138,6 +158,8 @@ class StepReport:
     grad_norm: float
     """of the whole gradient, before clipping"""
     lr: float
+    skipped: bool = False
+    """the loss or gradient was not finite, and the weights were left as they were"""
 
 
 class Training:
@@ -156,7 +178,7 @@ class Training:
         self.rank, self.num_workers = rank, num_workers
         self.device = next(unet.parameters()).device
         self.network = wrap(unet)
-        self.emas = [Ema(unet, decay) for decay in config.ema_decays]
+        self.emas = [Ema(unet, profile) for profile in config.ema_profiles()]
         self.optimizer = torch.optim.Adam(unet.parameters(), lr=config.lr, fused=True)
         self.autocast = resolve_precision(config.precision, self.device) == "bf16"
         self.step = 0
@@ -177,6 +199,8 @@ class Training:
         for ema, averages in zip(self.emas, checkpoint.emas, strict=True):
             ema.load(averages, num_updates=checkpoint.step)
         for name, parameter in self.unet.named_parameters():
+            if f"{name}/step" not in checkpoint.optimizer:
+                continue  # every step so far was skipped
             for slot in ("exp_avg", "exp_avg_sq"):  # in the parameter's own memory layout, which the fused step needs
                 value = torch.empty_like(parameter).copy_(checkpoint.optimizer[f"{name}/{slot}"])
                 self.optimizer.state[parameter][slot] = value.detach()
@@ -185,32 +209,41 @@ class Training:
 
 
 def fit(training: Training, batches: Iterable[NoisyBatch], on_step: Callable[[StepReport], None]) -> None:
-    """Train on the batches, telling `on_step` of each.
-
-    Raises FloatingPointError, before anything is updated, if the loss or the gradient is not finite.
-    """
+    """Train on the batches, telling `on_step` of each. Raises FloatingPointError as `train_step` does."""
     training.unet.train()
     for number, batch in enumerate(batches):
         if number == 0:
             # DDP lays out its buckets anew after the first backward, which changes the order of its sums: one
             # discarded backward makes every attempt, first or resumed, add up in the same order.
             share_of_loss(training, batch).backward()
-        loss = share_of_loss(training, batch)
-        training.optimizer.zero_grad()
-        loss.backward()
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(training.unet.parameters(), training.config.grad_clip))
-        if not math.isfinite(grad_norm):
-            raise FloatingPointError(
-                f"loss {loss.item():.4g} or gradient norm {grad_norm:.4g} is not finite at step {batch.step}; "
-                f"lower lr={training.config.lr} or look at the data of this step"
-            )
-        lr = learning_rate(batch.step, training.config)
-        training.optimizer.param_groups[0]["lr"] = lr
+        on_step(train_step(training, batch))
+
+
+def train_step(training: Training, batch: NoisyBatch) -> StepReport:
+    """Forward, backward, clip, update and average.
+
+    A step whose gradient is not finite is skipped, or raises FloatingPointError before anything is updated, as
+    `on_nan` says. The gradient is that of the global batch: all workers do the same.
+    """
+    config = training.config
+    share = share_of_loss(training, batch)
+    training.optimizer.zero_grad()
+    share.backward()
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(training.unet.parameters(), config.grad_clip))
+    skipped = not math.isfinite(grad_norm)
+    if skipped and config.on_nan == "stop":
+        raise FloatingPointError(
+            f"loss {share.item():.4g} or gradient norm {grad_norm:.4g} is not finite at step {batch.step}; "
+            f"lower lr={config.lr}, look at the data of this step, or set on_nan=skip"
+        )
+    lr = learning_rate(batch.step, config)
+    training.optimizer.param_groups[0]["lr"] = lr
+    if not skipped:
         training.optimizer.step()
-        for ema in training.emas:
-            ema.update()
-        training.step = batch.step + 1
-        on_step(StepReport(training.step, loss.detach(), grad_norm, lr))
+    for ema in training.emas:
+        ema.update()
+    training.step = batch.step + 1
+    return StepReport(training.step, share.detach(), grad_norm, lr, skipped)
 
 
 def share_of_loss(training: Training, batch: NoisyBatch) -> Float[Tensor, ""]:
@@ -219,7 +252,7 @@ def share_of_loss(training: Training, batch: NoisyBatch) -> Float[Tensor, ""]:
     x0 = to_unit_range(batch.images.to(training.device, non_blocking=True))
     labels = None if batch.labels is None else batch.labels.to(training.device, non_blocking=True)
     t, eps = batch.t.to(training.device, non_blocking=True), batch.eps.to(training.device, non_blocking=True)
-    losses = training.diffusion.loss(_autocast(training), x0, t, eps, labels)
+    losses = loss(training.diffusion, _autocast(training), x0, t, eps, labels)
     return losses.sum() * (training.num_workers / training.config.global_batch)
 
 

@@ -5,19 +5,19 @@ With the defaults it is exactly the CIFAR-10 network of Ho et al. 2020 (appendix
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .layers import Attention, Downsample, Pointwise, Upsample, sinusoidal, zeroed
+from .norm import Norm, dropout, silu
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
-
-M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,10 @@ class NetworkConfig:
     """inside residual blocks"""
     norm_groups: int = 32
     """groups of every GroupNorm"""
+    head_channels: int = 0
+    """channels of each attention head; 0: one head of full width, as in Ho et al."""
+    scale_shift_norm: bool = False
+    """let the timestep scale and shift the second GroupNorm (Dhariwal & Nichol 2021), not be added before it"""
 
     def __post_init__(self) -> None:
         if not self.channel_mults or min(self.channel_mults) < 1:
@@ -50,6 +54,11 @@ class NetworkConfig:
             raise ValueError(f"num_res_blocks must be at least 1, got {self.num_res_blocks}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        widths = [self.base_channels * mult for mult in self.channel_mults]
+        if self.head_channels < 0 or (self.head_channels and any(width % self.head_channels for width in widths)):
+            raise ValueError(
+                f"head_channels must be 0 (one head) or divide every level's width {widths}, got {self.head_channels}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +71,8 @@ class UNetConfig(NetworkConfig):
     """1 grey, 3 RGB"""
     num_classes: int = 0
     """0: unconditional; else labels 0 … num_classes - 1, and num_classes is the null class of guidance"""
+    learned_variance: bool = False
+    """name also the variance of the step back, in as many channels again (Nichol & Dhariwal 2021)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,6 +87,11 @@ class UNetConfig(NetworkConfig):
         if self.num_classes < 0:
             raise ValueError(f"num_classes must be at least 0, got {self.num_classes}")
 
+    @property
+    def output_channels(self) -> int:
+        """Those of the picture, twice if the variance is named too."""
+        return self.image_channels * (2 if self.learned_variance else 1)
+
 
 class UNet(nn.Module):
     """eps_hat (or x0_hat, or v_hat) = unet(x_t, t, labels)."""
@@ -83,6 +99,9 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.compiled = False
+        self.checkpointing = False
+        """recompute blocks in the backward pass instead of keeping what they made: less memory, a third more time"""
         base, embedding = config.base_channels, 4 * config.base_channels
         widths = [base * mult for mult in config.channel_mults]
         self.time_embedding = nn.Sequential(nn.Linear(base, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
@@ -106,35 +125,58 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(Upsample(width))
 
-        self.norm_out = nn.GroupNorm(config.norm_groups, width, eps=1e-6)
-        self.conv_out = zeroed(nn.Conv2d(width, config.image_channels, 3, padding=1))
+        self.norm_out = Norm(config.norm_groups, width)
+        self.conv_out = zeroed(nn.Conv2d(width, config.output_channels, 3, padding=1))
 
     def forward(
         self, x_t: Float[Tensor, "b c h w"], t: Int[Tensor, "b"], labels: Int[Tensor, "b"] | None = None
-    ) -> Float[Tensor, "b c h w"]:
-        """What the network names, in x_t's shape. t in 0 … T-1; labels in 0 … num_classes, None if unconditional.
+    ) -> Float[Tensor, "b o h w"]:
+        """What the network names: `output_channels` channels of x_t's size.
 
+        t in 0 … T-1; labels in 0 … num_classes, None if unconditional.
         Raises ValueError if x_t is not of the configured size, or labels and num_classes disagree.
         """
         self._check(x_t, labels)
-        embedding = self.time_embedding(sinusoidal(t, self.config.base_channels))
+        dtype = self.conv_in.weight.dtype
+        embedding = self.time_embedding(sinusoidal(t, self.config.base_channels).to(dtype))
         if self.label_embedding is not None:
             embedding = embedding + self.label_embedding(labels)
-        embedding = F.silu(embedding)
+        embedding = silu(embedding)
 
-        x = self.conv_in(x_t)
+        x = self.conv_in(x_t.to(dtype).contiguous(memory_format=self._memory_format(x_t)))
         skips = [x]
         for module in self.down:
-            x = module(x, embedding)
+            x = self._apply_to(module, x, embedding)
             skips.append(x)
         for module in self.middle:
-            x = module(x, embedding)
+            x = self._apply_to(module, x, embedding)
         for module in self.up:
             if isinstance(module, Block):
                 x = torch.cat([x, skips.pop()], dim=1)
-            x = module(x, embedding)
-        out: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+            x = self._apply_to(module, x, embedding)
+        out: Tensor = self.conv_out(self.norm_out(x))
         return out
+
+    def compile_norms(self) -> None:
+        """Train faster in bfloat16 on a CPU by `Norm`'s compiled passes: needs a C++ compiler, and 20 s at first."""
+        self.compiled = True
+        for module in self.modules():
+            if isinstance(module, Norm):
+                module.compiled = True
+
+    def _memory_format(self, x: Tensor) -> torch.memory_format:
+        """How pictures lie in memory on their way through.
+
+        Channels-last, but for eager training on a CPU: of that the backward pass of torch's GroupNorm makes a mess.
+        """
+        eager_training = self.training and not self.compiled and not x.is_cuda
+        return torch.contiguous_format if eager_training else torch.channels_last
+
+    def _apply_to(self, module: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+        if self.checkpointing and self.training:
+            out: Tensor = checkpoint(module, x, embedding, use_reentrant=False)
+            return out
+        return module(x, embedding)  # type: ignore[no-any-return]
 
     def _attends(self, level: int) -> bool:
         return self.config.image_size // 2**level in self.config.attention_resolutions
@@ -156,89 +198,25 @@ class Block(nn.Module):
 
     def __init__(self, config: UNetConfig, width: int, out: int, attend: bool = False) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(config.norm_groups, width, eps=1e-6)
+        self.norm1 = Norm(config.norm_groups, width)
         self.conv1 = nn.Conv2d(width, out, 3, padding=1)
-        self.embedding = nn.Linear(4 * config.base_channels, out)
-        self.norm2 = nn.GroupNorm(config.norm_groups, out, eps=1e-6)
-        self.dropout = nn.Dropout(config.dropout)
+        self.scale_shift = config.scale_shift_norm
+        self.embedding = nn.Linear(4 * config.base_channels, 2 * out if self.scale_shift else out)
+        self.norm2 = Norm(config.norm_groups, out)
+        self.dropout = config.dropout
         self.conv2 = zeroed(nn.Conv2d(out, out, 3, padding=1))
         self.skip = Pointwise(width, out) if width != out else nn.Identity()
-        self.attention = Attention(config, out) if attend else nn.Identity()
+        num_heads = out // config.head_channels if config.head_channels else 1
+        self.attention = Attention(out, config.norm_groups, num_heads) if attend else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b i h w"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b o h w"]:
         """x + f(x, embedding), then x + attention(x)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.embedding(embedding)[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        out: Tensor = self.attention(self.skip(x) + h)
+        h, drop = self.conv1(self.norm1(x)), self.dropout if self.training else 0.0
+        told = self.embedding(embedding)
+        if self.scale_shift:
+            scale, shift = told[:, :, None, None].chunk(2, dim=1)
+            h = dropout(silu(self.norm2(h, act=False) * (1 + scale) + shift), drop)
+        else:
+            h = self.norm2(h, shift=told, drop=drop)
+        out: Tensor = self.attention(self.skip(x) + self.conv2(h))
         return out
-
-
-class Pointwise(nn.Linear):
-    """A 1x1 convolution, as the matrix product that it is.
-
-    oneDNN's own rounds otherwise with another number of threads; this one does not, so that pictures can be
-    bitwise the same on any machine of a kind. On channels-last images nothing is copied.
-    """
-
-    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        """The same linear map at every pixel."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class Attention(nn.Module):
-    """Single-headed self-attention over the pixels."""
-
-    def __init__(self, config: UNetConfig, width: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(config.norm_groups, width, eps=1e-6)
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.out = zeroed(nn.Linear(width, width))
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """x + attention(norm(x))."""
-        pixels = self.norm(x).flatten(2).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(self.query(pixels), self.key(pixels), self.value(pixels))
-        out: Tensor = self.out(attended)
-        return x + out.transpose(1, 2).view_as(x)
-
-
-class Downsample(nn.Module):
-    """Half the side: a stride-2 convolution, padded right and below as in Ho et al.'s code."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride=2)
-
-    def forward(self, x: Float[Tensor, "b c h w"], _embedding: Tensor) -> Float[Tensor, "b c h/2 w/2"]:
-        """The embedding is not used; every module of a level has the same signature."""
-        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return out
-
-
-class Upsample(nn.Module):
-    """Twice the side: nearest neighbour, then a convolution."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Float[Tensor, "b c h w"], _embedding: Tensor) -> Float[Tensor, "b c 2*h 2*w"]:
-        """The embedding is not used; every module of a level has the same signature."""
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
-
-
-def sinusoidal(t: Int[Tensor, "b"], width: int) -> Float[Tensor, "b width"]:
-    """Sines, then cosines, of t at width / 2 frequencies from 1 down to 1/10000 (Vaswani et al. 2017)."""
-    half = width // 2
-    frequencies = torch.exp(-math.log(10000) / max(half - 1, 1) * torch.arange(half, device=t.device))
-    angles = t.float()[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-def zeroed(module: M) -> M:
-    """The module with its parameters set to zero, so that a block starts as the identity."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module

@@ -15,15 +15,15 @@ from tyro.conf import Positional, arg
 from diffusion.process import DiffusionConfig  # noqa: TC001 - tyro reads the annotations
 
 from .config import (
-    DEFAULT_PRESET,
     Config,
     ModelConfig,
+    RestoreStage,
     SampleStage,
     ShardStage,
     TrainStage,
-    preset,
     read_config,
 )
+from .presets import DEFAULT_PRESET, preset
 from .storage import Environment
 
 if TYPE_CHECKING:
@@ -78,6 +78,18 @@ class TrainArgs(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AverageArgs(Common):
+    """Make a model of another average of a training's weights, from its snapshots (see --snapshot-every)."""
+
+    model: Positional[str]
+    """of that training: NAME, NAME@alias or NAME/version"""
+    std: float
+    """the relative width of the average (Karras et al. 2024), such as 0.05; less is nearer to the last weights"""
+    step: int = 0
+    """at which the average ends; 0: at the last snapshot"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleArgs(Common):
     """Draw pictures from a registered model."""
 
@@ -89,6 +101,19 @@ class SampleArgs(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RestoreArgs(Common):
+    """Mend damaged pictures with a registered model: paint in what is masked, or take noise out."""
+
+    name: str
+    """of the model, if --model does not say"""
+    model: str = ""
+    """models:/NAME@ALIAS or models:/NAME/VERSION; default the champion of NAME"""
+    out: str = ""
+    """folder or URI for the mended pictures; default STORAGE/restored/KEY"""
+    restore: Annotated[RestoreStage, Flat]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PullModelArgs(Common):
     """Copy a model's weights and config out of MLflow."""
 
@@ -96,6 +121,8 @@ class PullModelArgs(Common):
     """NAME, NAME@alias or NAME/version"""
     destination: Positional[str]
     """a folder that does not exist yet"""
+    format: Literal["safetensors", "diffusers"] = "safetensors"
+    """safetensors: weights and a config.json; diffusers: a folder that diffusers' DDPMPipeline opens"""
 
 
 @dataclass(frozen=True, kw_only=True)

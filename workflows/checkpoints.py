@@ -10,11 +10,17 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+import safetensors
+import safetensors.torch
+
 from diffusion.checkpoint import COMMIT, Checkpoint, load_checkpoint, save_checkpoint
+from diffusion.ema import Snapshot
 
 from .progress import say
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from diffusion.files import Folder
 
 
@@ -46,6 +52,32 @@ def newest_checkpoint(run: Folder) -> Checkpoint | None:
         except ValueError as err:
             say(f"train: passing over {run.uri}/{name}: {err}")
     return None
+
+
+def write_snapshots(run: Folder, step: int, averages: dict[float, dict[str, Tensor]]) -> None:
+    """Save the power-function averages of this step, by their width. Every attempt would write the same ones."""
+    for std, weights in averages.items():
+        data = safetensors.torch.save({name: weight.cpu().contiguous() for name, weight in weights.items()})
+        run.write(_snapshot_name(Snapshot(std, step)), data)
+
+
+def snapshots(run: Folder) -> list[Snapshot]:
+    """The averages that were saved, by time and width."""
+    found = [name.removesuffix(".safetensors").split("-") for name in run.names("snapshots")]
+    return sorted((Snapshot(float(std), int(step)) for step, std in found), key=lambda one: (one.num_updates, one.std))
+
+
+def read_snapshot(run: Folder, snapshot: Snapshot) -> dict[str, Tensor]:
+    """The averages by parameter name. Raises ValueError if the file is damaged."""
+    name = _snapshot_name(snapshot)
+    try:
+        return safetensors.torch.load(run.read(name))
+    except safetensors.SafetensorError as err:
+        raise ValueError(f"{run.uri}/{name} is damaged: {err}") from None
+
+
+def _snapshot_name(snapshot: Snapshot) -> str:
+    return f"snapshots/{snapshot.num_updates:08d}-{snapshot.std}.safetensors"
 
 
 def _attempts(run: Folder) -> list[str]:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import (
+    AverageArgs,
     Common,
     ConfigArgs,
     PullModelArgs,
     PullSamplesArgs,
+    RestoreArgs,
     RunArgs,
     SampleArgs,
     ShardArgs,
@@ -21,7 +23,8 @@ from .arguments import (
     parse,
 )
 from .auth import guard_local_ray
-from .config import DEFAULT_PRESET, PRESETS, Config, to_plain, to_yaml
+from .config import Config, to_plain, to_yaml
+from .presets import DEFAULT_PRESET, PRESETS
 from .storage import JobFailed
 
 if TYPE_CHECKING:
@@ -65,6 +68,14 @@ def train(args: TrainArgs) -> dict[str, Any]:
     return show_model(stage.run(config, args.where, shards))
 
 
+def average(args: AverageArgs) -> dict[str, Any]:
+    """`ddpm average`."""
+    from . import average as stage
+    from .summary import show_model
+
+    return show_model(stage.run(args.where, args.model, args.std, args.step))
+
+
 def sample(args: SampleArgs) -> dict[str, Any]:
     """`ddpm sample`."""
     from . import sample as stage
@@ -75,11 +86,24 @@ def sample(args: SampleArgs) -> dict[str, Any]:
     return show_samples(stage.run(Config(name=model.name, sample=args.sample), args.where, model))
 
 
+def restore(args: RestoreArgs) -> dict[str, Any]:
+    """`ddpm restore`."""
+    from diffusion.files import Folder
+
+    from . import restore as stage
+    from .summary import show_restored
+    from .tracking import Tracker, model_version
+
+    model = model_version(Tracker(args.where), args.model or args.name)
+    out = Folder(args.out) if args.out else None
+    return show_restored(stage.run(Config(name=model.name, restore=args.restore), args.where, model, out))
+
+
 def pull_model(args: PullModelArgs) -> dict[str, Any]:
     """`ddpm pull model`."""
     from .pull import pull_model_to
 
-    uri = pull_model_to(args.where, args.model, Path(args.destination))
+    uri = pull_model_to(args.where, args.model, Path(args.destination), args.format)
     return _pulled({"model": uri, "destination": args.destination})
 
 
@@ -122,7 +146,9 @@ COMMANDS = {
         lambda c: TrainArgs(name=c.name, train=c.train, model=c.model, diffusion=c.diffusion, sample=c.sample),
         train,
     ),
+    "average": Command(AverageArgs, None, average),
     "sample": Command(SampleArgs, lambda c: SampleArgs(name=c.name, sample=c.sample), sample),
+    "restore": Command(RestoreArgs, lambda c: RestoreArgs(name=c.name, restore=c.restore), restore),
     "pull model": Command(PullModelArgs, None, pull_model),
     "pull samples": Command(PullSamplesArgs, None, pull_samples),
     "ui": Command(UiArgs, None, ui),

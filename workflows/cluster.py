@@ -12,9 +12,10 @@ import ray
 from ray.exceptions import RayTaskError
 
 from .local_ray import start_local_ray
+from .progress import Bar, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .config import Workers
     from .storage import Environment
@@ -92,6 +93,38 @@ def map_tasks(function: Callable[[S, C], R], specs: Iterable[S], common: C, work
         running.append(task.remote(spec, shared))
     while running:
         yield _next_result(running)
+
+
+def make_missing(
+    title: str,
+    specs: Sequence[S],
+    find: Callable[[S], R | None],
+    function: Callable[[S, C], R],
+    common: C,
+    workers: Workers,
+    num_images: Callable[[R], int],
+    total: int,
+) -> list[R]:
+    """The result of every spec, in their order: those that `find` finds of an earlier attempt, and the others by tasks.
+
+    Draws a bar of `total` images, of which a result is worth `num_images`.
+    """
+    results = {index: result for index, spec in enumerate(specs) if (result := find(spec)) is not None}
+    if results:
+        say(f"{title}: going on after {len(results)} of {len(specs)} parts")
+    missing = ((index, spec) for index, spec in enumerate(specs) if index not in results)
+    done = sum(map(num_images, results.values()))
+    with Bar(title, total, "img", done=done) as bar:
+        for index, result in map_tasks(_numbered, missing, (function, common), workers):
+            results[index] = result
+            done += num_images(result)
+            bar.update(done, f"{len(results)}/{len(specs)} parts")
+    return [results[index] for index in range(len(specs))]
+
+
+def _numbered(spec: tuple[int, Any], common: tuple[Callable[[Any, Any], Any], Any]) -> tuple[int, Any]:
+    function, shared = common
+    return spec[0], function(spec[1], shared)
 
 
 def _next_result(running: list[Any]) -> Any:

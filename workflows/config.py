@@ -1,4 +1,4 @@
-"""What a run is made of: one tree of frozen dataclasses, where every default lives, and the named presets.
+"""What a run is made of: one tree of frozen dataclasses, where every default lives.
 
 The stages' settings extend those of the pure core by what only a job needs (workers, intervals): a job hands
 its whole settings down, and the core reads the part that it knows.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cattrs
 import yaml
@@ -16,13 +16,11 @@ import yaml
 from diffusion.data.plan import ShardConfig
 from diffusion.files import Folder
 from diffusion.process import DiffusionConfig
+from diffusion.restore import RestoreConfig
 from diffusion.sampling import SamplerConfig
-from diffusion.settings import part
+from diffusion.settings import narrowed
 from diffusion.training import TrainConfig
 from diffusion.unet import NetworkConfig, UNetConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +67,14 @@ class TrainStage(TrainConfig, Workers):
 
     use_gpu: bool = False
     """one GPU a worker"""
+    compile: bool = False
+    """make faster code of the network first: pays for itself in long runs of large networks; needs a C++ compiler"""
+    gradient_checkpointing: bool = False
+    """recompute blocks in the backward pass instead of keeping what they made: less memory, a third more time"""
     checkpoint_every: int = 500
     """steps between checkpoints"""
+    snapshot_every: int = 0
+    """steps between snapshots of the averages of ema_stds, of which `ddpm average` makes others; 0: none"""
     keep_checkpoints: int = 2
     """how many of the newest checkpoints to keep"""
     log_every: int = 50
@@ -84,6 +88,10 @@ class TrainStage(TrainConfig, Workers):
         for name in ("checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.snapshot_every < 0 or (self.snapshot_every and not self.ema_stds):
+            raise ValueError(
+                f"snapshot_every must be at least 0, and ema_stds must be given for it, got {self.snapshot_every}"
+            )
         if self.max_failures < 0:
             raise ValueError(f"max_failures must be at least 0, got {self.max_failures}")
         if self.num_workers > self.num_lanes:
@@ -107,6 +115,30 @@ class SampleStage(SamplerConfig, Workers):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RestoreStage(RestoreConfig, Workers):
+    """Damaged pictures to whole ones."""
+
+    source: str = ""
+    """a folder of pictures, or a shard set, whose held-out ones are taken; empty: those of the model's own data"""
+    masks: str = ""
+    """a folder with a mask for every picture of the source, of the same name: what is white is painted anew"""
+    num: int = 0
+    """at most so many pictures; 0: all"""
+    seed: int = 0
+    """from which, and from its pixels, every picture has its own"""
+
+    def __post_init__(self) -> None:
+        RestoreConfig.__post_init__(self)
+        Workers.__post_init__(self)
+        if self.num < 0:
+            raise ValueError(f"num must be at least 0, got {self.num}")
+        if self.masks and (self.damage != "none" or self.noise_std):
+            raise ValueError(
+                "masks must not be given with a damage or a noise_std: they say what is damaged themselves"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run: data, model and samples."""
 
@@ -117,6 +149,7 @@ class Config:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainStage = field(default_factory=TrainStage)
     sample: SampleStage = field(default_factory=SampleStage)
+    restore: RestoreStage = field(default_factory=RestoreStage)
 
     def __post_init__(self) -> None:
         if not set(self.name) <= NAME_LETTERS or self.name.startswith(".") or not 1 <= len(self.name) <= 100:
@@ -134,71 +167,19 @@ class Config:
 
     def unet(self, image_size: int, image_channels: int, num_classes: int) -> UNetConfig:
         """The network for data of this kind. Raises ValueError if the picture's size does not fit its levels."""
-        shape = part(NetworkConfig, self.model)
-        return UNetConfig(**shape, image_size=image_size, image_channels=image_channels, num_classes=num_classes)
+        return UNetConfig(
+            **narrowed(NetworkConfig, self.model),
+            image_size=image_size,
+            image_channels=image_channels,
+            num_classes=num_classes,
+            learned_variance=self.diffusion.variance == "learned",
+        )
 
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
-def digits() -> Config:
-    """scikit-learn's handwritten digits at 16x16, by class: two CPU cores learn them in about a minute."""
-    return Config(
-        name="digits",
-        shard=ShardStage(source="digits", image_size=16, samples_per_shard=256),
-        model=ModelConfig(
-            base_channels=16,
-            channel_mults=(1, 2, 4),
-            num_res_blocks=1,
-            attention_resolutions=(4,),
-            dropout=0.0,
-            norm_groups=1,  # a CPU's bf16 GroupNorm takes 25 times as long below 16 channels a group
-            chunk=50,
-        ),
-        diffusion=DiffusionConfig(schedule="cosine", prediction="v"),  # eps leaves visible speckle in so short a run
-        train=TrainStage(
-            steps=600,
-            global_batch=64,
-            lr=2e-3,
-            warmup_steps=50,
-            decay="linear",
-            ema_decays=(0.995,),
-            flip=False,
-            checkpoint_every=100,
-            log_every=20,
-        ),
-        sample=SampleStage(num=500, steps=20, guidance=2.0),
-    )
-
-
-def smoke() -> Config:
-    """Everything once, in seconds: a network that learns next to nothing from 8x8 digits."""
-    return Config(
-        name="smoke",
-        shard=ShardStage(source="digits", image_size=8, samples_per_shard=512),
-        model=ModelConfig(
-            base_channels=16,
-            channel_mults=(1, 2),
-            num_res_blocks=1,
-            attention_resolutions=(4,),
-            dropout=0.0,
-            norm_groups=8,
-        ),
-        train=TrainStage(steps=20, lr=1e-3, warmup_steps=5, flip=False, checkpoint_every=5, log_every=5),
-        sample=SampleStage(num=40, steps=5, guidance=1.5),
-    )
-
-
-PRESETS: dict[str, Callable[[], Config]] = {"digits": digits, "smoke": smoke}
-DEFAULT_PRESET = "digits"
 CONVERTER = cattrs.Converter(forbid_extra_keys=True)
-
-
-def preset(name: str) -> Config:
-    """A preset by name. Raises ValueError, listing those there are."""
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    return PRESETS[name]()
 
 
 def to_yaml(config: Config) -> str:

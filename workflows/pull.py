@@ -8,8 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
+from diffusion.checkpoint import load_model
 from diffusion.data.shard_set import open_shard_set
 from diffusion.data.tar import read_headers
+from diffusion.diffusers_format import export_diffusers
 from diffusion.files import Folder
 
 from .tracking import Tracker, model_version, pull_model
@@ -19,17 +21,24 @@ if TYPE_CHECKING:
 
     from .storage import Environment
 
+ModelFormat = Literal["safetensors", "diffusers"]
 SampleFormat = Literal["png", "webdataset"]
 
 
-def pull_model_to(environment: Environment, name: str, destination: Path) -> str:
+def pull_model_to(environment: Environment, name: str, destination: Path, format_: ModelFormat) -> str:
     """Weights and config of a model (NAME, NAME@alias, NAME/version) into a new folder; the version's URI.
 
-    Raises ValueError if there is no such model, or the destination is there already.
+    As our own two files, or as a folder that diffusers opens. Raises ValueError if there is no such model, the
+    destination is there already, or diffusers cannot have such a network.
     """
     model = model_version(Tracker(environment), name)
+    files = pull_model(model)
+    if format_ == "diffusers":
+        loaded, files = load_model(files.__getitem__), {}
+        export_diffusers(files.__setitem__, loaded)
     with _new_folder(destination) as folder:
-        for file_name, data in pull_model(model).items():
+        for file_name, data in files.items():
+            (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
             (folder / file_name).write_bytes(data)
     return model.uri
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from diffusion.checkpoint import Model, load_model
 from diffusion.data.images import encode_png
 from diffusion.data.shard_set import DATASET, Header, ShardSet, commit, open_shard_set
 from diffusion.data.shards import Sample, ShardReport, read_report, write_shard
@@ -18,24 +17,25 @@ from diffusion.files import Folder
 from diffusion.grid import image_grid
 from diffusion.sampling import SamplerConfig, sample_images
 from diffusion.seeding import image_seeds
-from diffusion.settings import part
+from diffusion.settings import narrowed
 
-from .cluster import connected, map_tasks
+from .cluster import connected, make_missing
 from .config import to_plain
+from .drawing import ModelFiles, Part, check_sampler, lineage_tags, loaded, model_files, parts_of
 from .judge import judge, read_images
-from .progress import Bar, say
+from .progress import say
 from .storage import check_storage, locked
-from .tracking import ModelVersion, TrackedRun, Tracker, pull_model
+from .tracking import ModelVersion, TrackedRun, Tracker
 
 if TYPE_CHECKING:
+    from diffusion.checkpoint import Model
+
     from .config import Config, SampleStage
     from .storage import Environment
 
 GRID = "grid.png"
 GRID_IMAGES = 100
 GRID_PIXELS = 480
-MAX_SHARD_IMAGES = 1024
-SHARDS_AT_LEAST = 16
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,9 @@ class SampleRun:
     tracked: TrackedRun
 
 
-@dataclass(frozen=True)
-class Part:
-    """The images start … stop-1 of a request, which make up one shard."""
-
-    shard: int
-    start: int
-    stop: int
-
-
 def sample_key(stage: SampleStage, model: ModelVersion) -> str:
     """The identity of a sample run: the weights, and all that affects the pictures (16 hex characters)."""
-    settings = part(SamplerConfig, stage)
+    settings = narrowed(SamplerConfig, stage)
     parts = [model.tags["ddpm.weights_sha256"], model.uri, settings, stage.num, stage.seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -82,32 +73,17 @@ def run(config: Config, environment: Environment, model: ModelVersion) -> Sample
         if (done := finished(config, environment, model)) is not None:
             say(f"samples: reused {done.folder.uri}")
             return done
-        files = pull_model(model)
-        loaded = load_model(files.__getitem__)
-        check_sampler(config.sample, loaded)
+        files = model_files(model)
+        check_sampler(config.sample, loaded(files))
         tracker, folder = Tracker(environment), environment.samples(key)
-        run_id = tracker.start(config.name, "sample", key, _tags(model), to_plain(config.sample))
+        run_id = tracker.start(config.name, "sample", key, lineage_tags(model), to_plain(config.sample))
         with tracker.ending(run_id):
             started = time.monotonic()
-            shards = _draw(config.sample, environment, loaded, files, folder, model)
+            shards = _draw(config.sample, environment, files, folder)
             tracker.log_metrics(run_id, {"images_per_s": config.sample.num / (time.monotonic() - started)})
             folder.write_json("config.json", to_plain(config))
             _log_pictures(tracker, run_id, shards, model)
         return SampleRun(folder, tracker.run(run_id))
-
-
-def check_sampler(stage: SampleStage, model: Model) -> None:
-    """Raises ValueError if this model cannot be sampled with these settings."""
-    if stage.guidance != 1 and not model.classes:
-        raise ValueError(f"guidance must be 1 for a model without classes, got {stage.guidance:g}")
-    if stage.steps > model.diffusion.num_timesteps:
-        raise ValueError(f"steps must be at most {model.diffusion.num_timesteps} for this model, got {stage.steps}")
-
-
-def parts_of(num: int, chunk: int) -> list[Part]:
-    """Cut a request into shards of whole chunks: at least 16 of them if there are so many, never over 1,024 images."""
-    size = max(1, min(MAX_SHARD_IMAGES, -(-num // SHARDS_AT_LEAST)) // chunk) * chunk
-    return [Part(i, start, min(start + size, num)) for i, start in enumerate(range(0, num, size))]
 
 
 def draw_part(part: Part, stage: SampleStage, model: Model, source: str, out: Folder) -> ShardReport:
@@ -134,39 +110,32 @@ def draw_part(part: Part, stage: SampleStage, model: Model, source: str, out: Fo
                 source_sha256=hashlib.sha256(image).hexdigest(),
             )
         )
-    return write_shard(part.shard, samples, [], out)
+    return write_shard(part.number, samples, [], out)
 
 
-def _draw(
-    stage: SampleStage,
-    environment: Environment,
-    model: Model,
-    files: dict[str, bytes],
-    out: Folder,
-    version: ModelVersion,
-) -> ShardSet:
+def _draw(stage: SampleStage, environment: Environment, files: ModelFiles, out: Folder) -> ShardSet:
     """The pictures as a shard set, of the same format as training data."""
     if out.exists(DATASET):
         return open_shard_set(out)
-    common = _Request(stage, files, version.uri, out.uri)
-    parts = parts_of(stage.num, model.chunk)
-    reports = [report for part in parts if (report := read_report(out, part.shard)) is not None]
-    done = {report.shard for report in reports}
-    if done:
-        say(f"samples: going on after {len(done)} of {len(parts)} shards")
-    missing = [part for part in parts if part.shard not in done]
-    drawn = sum(report.num_samples for report in reports)
-    with connected(environment, stage), Bar("samples", stage.num, "img", done=drawn) as bar:
-        for report in map_tasks(_draw_part, missing, common, stage):
-            reports.append(report)
-            drawn += report.num_samples
-            bar.update(drawn)
-    fingerprint = sample_key(stage, version)
+    model = loaded(files)
+    common = _Request(stage, files, out.uri)
+    with connected(environment, stage):
+        reports = make_missing(
+            "samples",
+            parts_of(stage.num, model.chunk),
+            lambda part: read_report(out, part.number),
+            _draw_part,
+            common,
+            stage,
+            lambda report: report.num_samples,
+            stage.num,
+        )
+    fingerprint = sample_key(stage, files.version)
     header = Header(
         image_size=model.unet.config.image_size,
         channels=model.unet.config.image_channels,
         classes=model.classes,
-        config={**to_plain(stage), "model": version.uri},
+        config={**to_plain(stage), "model": files.version.uri},
         config_fingerprint=fingerprint,
         source_fingerprint=fingerprint,
     )
@@ -178,21 +147,13 @@ class _Request:
     """What all tasks of a sample run share."""
 
     stage: SampleStage
-    files: dict[str, bytes]
-    model_uri: str
+    model: ModelFiles
     out_uri: str
 
 
 def _draw_part(part: Part, common: _Request) -> ShardReport:
     """In a Ray task."""
-    digest = hashlib.sha256(b"".join(common.files.values())).digest()
-    if digest not in _LOADED:  # a worker process goes from task to task: load once
-        _LOADED.clear()
-        _LOADED[digest] = load_model(common.files.__getitem__)
-    return draw_part(part, common.stage, _LOADED[digest], common.model_uri, Folder(common.out_uri))
-
-
-_LOADED: dict[bytes, Model] = {}
+    return draw_part(part, common.stage, loaded(common.model), common.model.version.uri, Folder(common.out_uri))
 
 
 def _log_pictures(tracker: Tracker, run_id: str, shards: ShardSet, model: ModelVersion) -> None:
@@ -200,7 +161,7 @@ def _log_pictures(tracker: Tracker, run_id: str, shards: ShardSet, model: ModelV
     images, _ = read_images(shards, "train")
     num_columns = grid_columns(len(shards.classes))
     scale = max(1, GRID_PIXELS // (num_columns * shards.image_size))
-    grid = image_grid(images[:GRID_IMAGES], num_columns, scale)
+    grid = encode_png(image_grid(images[:GRID_IMAGES], num_columns, scale))
     try:
         data = open_shard_set(Folder(model.tags["ddpm.dataset_uri"]))
         tracker.log_metrics(run_id, judge(shards, data))
@@ -211,20 +172,11 @@ def _log_pictures(tracker: Tracker, run_id: str, shards: ShardSet, model: ModelV
         shards.folder.download(pictures)
         tracker.log_folder(run_id, pictures, "samples")
         grid_file = Path(temporary) / GRID
-        grid_file.write_bytes(encode_png(grid))
+        grid_file.write_bytes(grid)
         tracker.log_file(run_id, grid_file)
-    shards.folder.write(GRID, encode_png(grid))
+    shards.folder.write(GRID, grid)
 
 
 def grid_columns(num_classes: int) -> int:
     """About ten, with one class a column where there are few enough: the classes take turns."""
     return num_classes * max(1, 10 // num_classes) if 1 <= num_classes <= 16 else 10
-
-
-def _tags(model: ModelVersion) -> dict[str, str]:
-    """The edges of the lineage: data, training run, model."""
-    return {
-        "ddpm.model": model.uri,
-        "ddpm.training_run": model.run_id,
-        "ddpm.dataset_digest": model.tags["ddpm.dataset_digest"],
-    }

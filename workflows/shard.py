@@ -10,9 +10,9 @@ from diffusion.data.shards import ShardReport, make_shard, read_report
 from diffusion.data.sources import check_source, open_source
 from diffusion.files import Folder
 
-from .cluster import connected, map_tasks
+from .cluster import connected, make_missing
 from .config import to_plain
-from .progress import Bar, say
+from .progress import say
 from .storage import JobFailed, check_storage, locked
 
 if TYPE_CHECKING:
@@ -78,18 +78,11 @@ def _plan(stage: ShardStage, out: Folder) -> Plan:
 
 
 def _make_missing(plan: Plan, stage: ShardStage, out: Folder) -> list[ShardReport]:
-    reports = [report for shard in range(plan.num_shards) if (report := read_report(out, shard)) is not None]
-    done = {report.shard for report in reports}
-    if done:
-        say(f"shards: going on after {len(done)} of {plan.num_shards} shards")
-    missing = (shard for shard in range(plan.num_shards) if shard not in done)
-    seen = sum(_num_inputs(report) for report in reports)
-    with Bar("shards", plan.num_items, "img", done=seen) as bar:
-        for report in map_tasks(_make, missing, (plan, out.uri), stage):
-            reports.append(report)
-            seen += _num_inputs(report)
-            bar.update(seen, f"{len(reports)}/{plan.num_shards} shards")
-    return sorted(reports, key=lambda report: report.shard)
+    shards = range(plan.num_shards)
+    common = (plan, out.uri)
+    return make_missing(
+        "shards", shards, lambda shard: read_report(out, shard), _make, common, stage, _num_inputs, plan.num_items
+    )
 
 
 def _make(shard: int, common: tuple[Plan, str]) -> ShardReport:

@@ -64,6 +64,10 @@ class Environment:
         """The pictures of the sample run with this key."""
         return self.folder / "samples" / key
 
+    def restored(self, key: str) -> Folder:
+        """The pictures of the restore run with this key."""
+        return self.folder / "restored" / key
+
 
 def check_storage(environment: Environment) -> None:
     """Make the storage folder if need be. Raises ValueError if it cannot be written."""

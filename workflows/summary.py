@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffusion.data.shard_set import ShardSet
 
+    from .restore import RestoreRun
     from .run import RunResult
     from .sample import SampleRun
     from .storage import Environment
@@ -63,6 +64,18 @@ def show_samples(samples: SampleRun) -> dict[str, Any]:
     grid = f"{samples.folder.uri}/grid.png"
     show({"samples": samples.folder.uri, "grid": grid, **metric_rows(metrics), "run": samples.tracked.run_id})
     return {"samples": samples.folder.uri, "grid": grid, "run": samples.tracked.run_id, "metrics": metrics}
+
+
+def show_restored(restored: RestoreRun) -> dict[str, Any]:
+    """The end of `ddpm restore`."""
+    metrics, grid = restored.tracked.metrics, f"{restored.folder.uri}/grid.png"
+    rows = {"restored": f"{restored.folder.uri}/pictures", "grid": grid}
+    if "psnr" in metrics:
+        rows[f"of {metrics['n']:.0f}"] = (
+            f"{metrics['psnr']:.2f} dB PSNR restored, {metrics['psnr_damaged']:.2f} dB damaged (more is nearer)"
+        )
+    show({**rows, "run": restored.tracked.run_id})
+    return {"restored": restored.folder.uri, "grid": grid, "run": restored.tracked.run_id, "metrics": metrics}
 
 
 def metric_rows(metrics: dict[str, float]) -> dict[str, str]:

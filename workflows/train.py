@@ -16,7 +16,7 @@ from diffusion.checkpoint import Checkpoint, Model, load_weights, save_model
 from diffusion.data.order import EpochOrder
 from diffusion.process import Diffusion
 from diffusion.sampling import SamplerConfig
-from diffusion.settings import part
+from diffusion.settings import narrowed
 from diffusion.training import Precision, TrainConfig, resolve_precision
 from diffusion.unet import UNet, UNetConfig
 
@@ -42,7 +42,7 @@ VERSION_TAG = "ddpm.model_version"
 
 def run_key(config: Config, shards: ShardSet) -> str:
     """The identity of a training run: a hash of all that affects its result, and nothing else (16 hex characters)."""
-    stage = part(TrainConfig, config.train)
+    stage = narrowed(TrainConfig, config.train)
     stage["precision"] = _precision(config.train)
     parts = [FORMAT_VERSION, shards.digest, stage, to_plain(config.model), to_plain(config.diffusion)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -104,21 +104,24 @@ def _last_checkpoint(
 def _register(
     config: Config, shards: ShardSet, shape: UNetConfig, checkpoint: Checkpoint, tracker: Tracker, run_id: str
 ) -> ModelVersion:
-    """The first average of the weights as a model in the registry, with the alias `candidate`."""
+    """The first average of the weights as a model in the registry."""
     unet = UNet(shape)
     load_weights(unet, checkpoint.emas[0])
-    sampler = part(SamplerConfig, config.sample)
+    sampler = narrowed(SamplerConfig, config.sample)
     model = Model(unet, Diffusion(config.diffusion), shards.classes, config.model.chunk, sampler)
+    tags = {"ddpm.dataset_digest": shards.digest, "ddpm.dataset_uri": shards.folder.uri}
+    version = register(tracker, run_id, config.name, model, tags)
+    tracker.tag(run_id, {VERSION_TAG: version.version})
+    return version
+
+
+def register(tracker: Tracker, run_id: str, name: str, model: Model, tags: dict[str, str]) -> ModelVersion:
+    """A model as a new version of `name` in the registry, made by this run, with the alias `candidate`."""
     files: dict[str, bytes] = {}
     save_model(files.__setitem__, model)
-    tags = {
-        "ddpm.dataset_digest": shards.digest,
-        "ddpm.dataset_uri": shards.folder.uri,
-        "ddpm.weights_sha256": hashlib.sha256(files["model.safetensors"]).hexdigest(),
-    }
-    version = log_model(tracker, run_id, config.name, files, sampler, tags)
+    tags = {**tags, "ddpm.weights_sha256": hashlib.sha256(files["model.safetensors"]).hexdigest()}
+    version = log_model(tracker, run_id, name, files, model.sampler, tags)
     set_alias(tracker, version, CANDIDATE, {})
-    tracker.tag(run_id, {VERSION_TAG: version.version})
     return version
 
 

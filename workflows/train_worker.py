@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray.train
@@ -18,12 +20,14 @@ from diffusion.data.shard_set import open_shard_set
 from diffusion.files import Folder
 from diffusion.process import Diffusion
 from diffusion.seeding import key
-from diffusion.training import StepReport, Training, draw_noise, fit
+from diffusion.training import StepReport, Training, draw_noise, fit, pinned
 from diffusion.unet import UNet
 
-from .checkpoints import begin_attempt, newest_checkpoint, write_checkpoint
+from .checkpoints import begin_attempt, newest_checkpoint, write_checkpoint, write_snapshots
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from .config import TrainStage
     from .training_spec import TrainingSpec
 
@@ -40,11 +44,8 @@ def train_worker(spec: TrainingSpec, reports: Queue) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(spec.stage.cpus_per_worker)))
-    torch.manual_seed(key(spec.stage.seed, "init") % 2**63)
-    unet = UNet(spec.unet).to(device)
-    unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    diffusion = Diffusion(spec.diffusion)
-    training = Training(unet, diffusion, spec.stage, rank, num_workers, wrap=DistributedDataParallel)
+    unet, diffusion = _network(spec, device), Diffusion(spec.diffusion)
+    training = Training(unet, diffusion, spec.stage, rank, num_workers, partial(_wrapped, spec.stage, device))
     run = Folder(spec.run_uri)
     if (checkpoint := newest_checkpoint(run)) is not None:
         training.resume(checkpoint)
@@ -52,7 +53,25 @@ def train_worker(spec: TrainingSpec, reports: Queue) -> None:
     recorder = Recorder(spec.stage, training, run, reports)
     reader = SampleReader(open_shard_set(Folder(spec.data_uri)))
     ours = batches(reader, spec.stage, training.step, spec.stage.steps, rank, num_workers)
-    fit(training, prefetch(draw_noise(ours, spec.stage, unet, diffusion)), recorder.on_step)
+    noisy = draw_noise(ours, spec.stage, unet, diffusion)
+    fit(training, prefetch(pinned(noisy) if device.type == "cuda" else noisy), recorder.on_step)
+
+
+def _network(spec: TrainingSpec, device: torch.device) -> UNet:
+    """The network at its random start, the same on every worker, made ready for the hardware."""
+    torch.manual_seed(key(spec.stage.seed, "init") % 2**63)
+    unet = UNet(spec.unet).to(device)
+    unet.checkpointing = spec.stage.gradient_checkpointing
+    if device.type == "cuda":
+        unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    elif spec.stage.compile:
+        unet.compile_norms()
+    return unet
+
+
+def _wrapped(stage: TrainStage, device: torch.device, module: nn.Module) -> nn.Module:
+    """For DDP; on a GPU compiled first, if that is wanted (on a CPU only the norms are)."""
+    return DistributedDataParallel(torch.compile(module) if stage.compile and device.type == "cuda" else module)
 
 
 class Recorder:
@@ -62,12 +81,15 @@ class Recorder:
         self.stage, self.training, self.run, self.reports = stage, training, run, reports
         self.attempt = begin_attempt(run) if training.rank == 0 else 0
         self.losses: list[torch.Tensor] = []
+        self.skipped = 0
         self.since = self.reported = time.monotonic()
 
     def on_step(self, report: StepReport) -> None:
         """Called by every worker after every step; rank 0 speaks for all."""
         stage = self.stage
-        self.losses.append(report.loss)
+        if not report.skipped:
+            self.losses.append(report.loss)
+        self.skipped += report.skipped
         last = report.step == stage.steps
         if report.step % stage.log_every == 0 or last:
             self._log(report)
@@ -75,18 +97,22 @@ class Recorder:
             self._send(report.step, None)
         if self.training.rank == 0 and (report.step % stage.checkpoint_every == 0 or last):
             write_checkpoint(self.run, self.attempt, self.training.checkpoint(), stage.keep_checkpoints)
+        if self.training.rank == 0 and stage.snapshot_every and (report.step % stage.snapshot_every == 0 or last):
+            averages = [ema.state_dict() for ema in self.training.emas[len(stage.ema_decays) :]]
+            write_snapshots(self.run, report.step, dict(zip(stage.ema_stds, averages, strict=True)))
 
     def _log(self, report: StepReport) -> None:
         """The mean loss over the interval and the workers, and the rate."""
-        loss = torch.stack(self.losses).mean()
+        loss = torch.stack(self.losses).mean() if self.losses else torch.full((), math.nan, device=report.loss.device)
         dist.all_reduce(loss)
-        elapsed, steps = time.monotonic() - self.since, len(self.losses)
-        self.losses, self.since = [], time.monotonic()
+        elapsed, steps = time.monotonic() - self.since, len(self.losses) + self.skipped
+        skipped, self.losses, self.skipped, self.since = self.skipped, [], 0, time.monotonic()
         if self.training.rank == 0:
             metrics = {
                 "loss": loss.item() / self.training.num_workers,
                 "grad_norm": report.grad_norm,
                 "lr": report.lr,
+                "skipped_steps": skipped,
                 "images_per_s": steps * self.stage.global_batch / elapsed,
             }
             self._send(report.step, metrics)

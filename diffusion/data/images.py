@@ -18,6 +18,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 MAX_PIXELS = 64 * 1024 * 1024
 MODES = {1: "L", 3: "RGB"}
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+ORIENTATION, ON_ITS_SIDE = 0x0112, 5
+"""the EXIF tag, and from which of its values width and height are exchanged"""
 WHITE = (255, 255, 255, 255)
 
 
@@ -51,6 +53,18 @@ def fit_image(data: bytes, image_size: int, channels: int) -> UInt8[ndarray, "h 
     except (OSError, SyntaxError, ValueError) as err:  # what Pillow's codecs raise
         raise Rejected("undecodable", str(err)) from err
     return np.asarray(fitted).reshape(image_size, image_size, channels)
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height that an image file's header claims, turned upright. Raises Rejected if it is no picture."""
+    try:
+        with _opened(data) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= ON_ITS_SIDE
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except UnidentifiedImageError as err:
+        raise Rejected("unknown_format", f"not one of {', '.join(FORMATS)}") from err
+    except (*BOMBS, OSError, SyntaxError, ValueError) as err:
+        raise Rejected("undecodable", str(err)) from err
 
 
 def encode_png(pixels: UInt8[ndarray, "h w c"]) -> bytes:

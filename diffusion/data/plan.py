@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..seeding import generator
-from ..settings import part
+from ..settings import narrowed
 from .images import MODES
 from .sources import Item, is_image_name, open_source
 
@@ -67,7 +67,7 @@ class ShardConfig:
     @property
     def fingerprint(self) -> str:
         """Of the values above and nothing that a subclass adds: 32 hex characters."""
-        values = part(ShardConfig, self)
+        values = narrowed(ShardConfig, self)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -122,7 +122,7 @@ def make_plan(config: ShardConfig, out: Folder) -> Plan:
     source = open_source(config.source)
     seen = source_fingerprint(_spilled(source.items(), out))
     plan = Plan(
-        config=part(ShardConfig, config),
+        config=narrowed(ShardConfig, config),
         config_fingerprint=config.fingerprint,
         source_fingerprint=seen[0],
         classes=source.classes,

@@ -1,5 +1,9 @@
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("busy machine", deadline=None)  # what is slow at times is not wrong
+settings.load_profile("busy machine")
 
 
 @pytest.fixture(autouse=True)

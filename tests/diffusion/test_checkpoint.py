@@ -21,7 +21,7 @@ def model_of(num_classes=0, **options):
     unet = UNet(UNetConfig(num_classes=num_classes, **{**SMALL, **options}))
     for seed, parameter in enumerate(unet.parameters()):
         parameter.data = randn(*parameter.shape, seed=seed) / 10
-    unet.eval().to(memory_format=torch.channels_last)
+    unet.eval()
     diffusion = Diffusion(DiffusionConfig(num_timesteps=200, schedule="cosine", prediction="v"))
     return Model(unet, diffusion, [f"class {i}" for i in range(num_classes)], 4, {"steps": 20, "name": "ddim"})
 

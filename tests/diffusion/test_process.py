@@ -1,14 +1,33 @@
 import math
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion.process import Diffusion, DiffusionConfig, q_sample, q_step, split, target, to_uint8, to_unit_range
-from diffusion.unet import UNet, UNetConfig
+from diffusion.likelihood import prior_bits
+from diffusion.process import (
+    CLEAN,
+    LOSSES_OF,
+    Diffusion,
+    DiffusionConfig,
+    Loss,
+    posterior,
+    q_sample,
+    q_step,
+    split,
+    target,
+    to_uint8,
+    to_unit_range,
+)
 
-SCHEDULES = ["linear", "cosine"]
+PROCESSES = {
+    "linear": {},
+    "cosine": {"schedule": "cosine"},
+    "sigmoid": {"schedule": "sigmoid"},
+    "zero_terminal_snr": {"zero_terminal_snr": True, "prediction": "v"},
+}
 PREDICTIONS = ["eps", "x0", "v"]
 POSTERIOR_VARIANCES = {
     1: 5.4531876613021935e-05,
@@ -21,8 +40,8 @@ X0_COEFFICIENTS = {1: 0.5452914995102903, 500: 0.003058057075629619}
 X_T_COEFFICIENTS = {1: 0.4547084989905303, 500: 0.9941043507567258}
 
 
-def process(schedule="linear", prediction="eps", num_timesteps=1000):
-    return Diffusion(DiffusionConfig(num_timesteps=num_timesteps, schedule=schedule, prediction=prediction))
+def process(name="linear", **options):
+    return Diffusion(DiffusionConfig(**PROCESSES[name] | options))
 
 
 def one(value):
@@ -33,16 +52,21 @@ def randn(*shape, seed, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+def around(diffusion, t):
+    """alpha_bar of t and of the step before it."""
+    return diffusion.alpha_bar_at(t), diffusion.alpha_bar_at(t - 1)
+
+
 def posterior_coefficients(diffusion, t):
     """What the posterior mean takes of x0 and of x_t, and its variance."""
-    of_x0, variance = diffusion.posterior(t, one(1.0), one(0.0))
-    of_x_t, _ = diffusion.posterior(t, one(0.0), one(1.0))
-    return of_x0.item(), of_x_t.item(), variance
+    of_x0, variance = posterior(*around(diffusion, t), one(1.0), one(0.0))
+    of_x_t, _ = posterior(*around(diffusion, t), one(0.0), one(1.0))
+    return of_x0.item(), of_x_t.item(), variance.item()
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_chain_has_the_mean_and_variance_of_the_closed_form_at_every_t(schedule):
-    diffusion = process(schedule)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_the_chain_has_the_mean_and_variance_of_the_closed_form_at_every_t(name):
+    diffusion = process(name)
     mean, variance = one(1.0), one(0.0)
     chain, closed_form = [], []
     for beta, alpha_bar in zip(diffusion.betas, diffusion.alphas_cumprod, strict=True):
@@ -55,9 +79,9 @@ def test_the_chain_has_the_mean_and_variance_of_the_closed_form_at_every_t(sched
     torch.testing.assert_close(torch.tensor(chain).double(), torch.tensor(closed_form).double(), rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_walked_chain_and_a_jump_have_the_same_mean_and_variance(schedule):
-    diffusion, num_walkers, x0 = process(schedule, num_timesteps=200), 20_000, 0.7
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_walked_chain_and_a_jump_have_the_same_mean_and_variance(name):
+    diffusion, num_walkers, x0 = process(name, num_timesteps=200), 20_000, 0.7
     draws = torch.Generator().manual_seed(0)
     x = torch.full((num_walkers,), x0, dtype=torch.float64)
     means, variances = [], []
@@ -74,10 +98,10 @@ def test_a_walked_chain_and_a_jump_have_the_same_mean_and_variance(schedule):
     assert variance_errors.abs().max() < 5
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.parametrize("t", [0, 1, 10, 100, 500, 999])
-def test_the_derivative_of_x_t_by_x0_is_the_root_of_alpha_bar(schedule, t):
-    diffusion = process(schedule)
+def test_the_derivative_of_x_t_by_x0_is_the_root_of_alpha_bar(name, t):
+    diffusion = process(name)
     x0 = one(0.3).requires_grad_()
     walked = x0
     for step, beta in enumerate(diffusion.betas[: t + 1]):
@@ -89,13 +113,18 @@ def test_the_derivative_of_x_t_by_x0_is_the_root_of_alpha_bar(schedule, t):
     assert torch.autograd.grad(jumped, x0)[0].item() == pytest.approx(expected, rel=1e-15)
 
 
-@pytest.mark.parametrize(("schedule", "bound"), [("linear", 2.95e-5), ("cosine", 2e-9)])
-def test_the_last_x_t_tells_almost_nothing_of_the_picture(schedule, bound):
-    alpha_bar = process(schedule).alphas_cumprod[-1].item()
-    brightest = 1.0
-    nats = (alpha_bar * brightest**2 + (1 - alpha_bar) - 1 - math.log1p(-alpha_bar)) / 2
+@pytest.mark.parametrize(("name", "bits"), [("linear", 2.911e-5), ("cosine", 1.8e-9), ("zero_terminal_snr", 0)])
+def test_the_last_x_t_tells_almost_nothing_of_the_brightest_picture(name, bits):
+    told = prior_bits(process(name), torch.ones(2, 3, 4, 4))
 
-    assert nats / math.log(2) < bound  # KL(q(x_T | x0) || N(0, I)), bits a dimension
+    assert told.tolist() == pytest.approx([bits, bits], rel=0.05, abs=1e-10)
+
+
+@given(st.sampled_from(sorted(PROCESSES)), st.floats(-1, 1))
+def test_the_last_x_t_tells_no_more_of_any_other_picture(name, x0):
+    told = prior_bits(process(name), torch.full((1, 1, 2, 2), x0)).item()
+
+    assert -1e-15 <= told <= {"linear": 2.92e-5}.get(name, 1e-6)
 
 
 @pytest.mark.parametrize(("t", "value"), POSTERIOR_VARIANCES.items())
@@ -113,39 +142,87 @@ def test_posterior_mean_has_the_published_coefficients(t):
     assert of_x_t == pytest.approx(X_T_COEFFICIENTS[t], rel=1e-9)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_at_the_first_timestep_the_posterior_is_the_picture_itself(schedule):
+@pytest.mark.parametrize("name", PROCESSES)
+def test_at_the_first_timestep_the_posterior_is_the_picture_itself(name):
     x0, x_t = randn(2, 3, 4, 4, seed=0, dtype=torch.float32), randn(2, 3, 4, 4, seed=1, dtype=torch.float32)
-    mean, variance = process(schedule).posterior(0, x0, x_t)
+    mean, variance = posterior(*around(process(name), 0), x0, x_t)
 
     assert torch.equal(mean, x0)
     assert variance == 0
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_step_forward_undone_by_the_posterior_restores_the_law_of_the_step_before(schedule):
-    diffusion = process(schedule)
-    alpha_bar = diffusion.alphas_cumprod.tolist()
-    rows = [posterior_coefficients(diffusion, t) for t in range(1, 1000)]
-    means = [of_x0 + of_x_t * alpha_bar[t] ** 0.5 for t, (of_x0, of_x_t, _) in enumerate(rows, 1)]
-    variances = [of_x_t**2 * (1 - alpha_bar[t]) + variance for t, (_, of_x_t, variance) in enumerate(rows, 1)]
+@given(st.sampled_from(sorted(PROCESSES)), st.data())
+def test_noise_and_the_posterior_of_any_earlier_step_have_one_joint_law(name, data):
+    diffusion = process(name)
+    t = data.draw(st.integers(1, 999))
+    alpha_bar, previous = diffusion.alpha_bar_at(t), diffusion.alpha_bar_at(data.draw(st.integers(0, t - 1)))
+    of_x0, variance = posterior(alpha_bar, previous, one(1.0), one(0.0))
+    of_x_t, _ = posterior(alpha_bar, previous, one(0.0), one(1.0))
 
-    assert means == pytest.approx([value**0.5 for value in alpha_bar[:-1]], rel=1e-9)
-    assert variances == pytest.approx([1 - value for value in alpha_bar[:-1]], rel=1e-9)
+    # x_t as from x0, then x_s as from both: its mean, its variance and its covariance with x_t, walked forward
+    assert (of_x0 + of_x_t * alpha_bar.sqrt()).item() == pytest.approx(previous.sqrt().item(), rel=1e-9)
+    assert (of_x_t**2 * (1 - alpha_bar) + variance).item() == pytest.approx(1 - previous.item(), rel=1e-9)
+    assert (of_x_t * (1 - alpha_bar)).item() == pytest.approx(
+        ((alpha_bar / previous).sqrt() * (1 - previous)).item(), rel=1e-9
+    )
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_posterior_is_surer_than_the_step_forward(schedule):
-    diffusion = process(schedule)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_the_posterior_is_surer_than_the_step_forward(name):
+    diffusion = process(name)
     variances = torch.tensor([posterior_coefficients(diffusion, t)[2] for t in range(1000)], dtype=torch.float64)
 
-    assert (variances < diffusion.betas).all()
+    assert (variances <= diffusion.betas).all()
+    assert (variances[:-1] < diffusion.betas[:-1]).all()
     assert (variances[1:] > 0).all()
 
 
-@given(st.sampled_from(PREDICTIONS), st.sampled_from(SCHEDULES), st.integers(0, 999), st.integers(0, 2**32))
-def test_split_inverts_target(prediction, schedule, t, seed):
-    alpha_bar = process(schedule).alphas_cumprod[t].view(1, 1, 1, 1)
+def step_variances(t, previous, fraction=None, name="linear", **options):
+    diffusion = process(name, **options)
+    around = diffusion.alpha_bar_at(t), diffusion.alpha_bar_at(previous)
+    return diffusion.step_log_variance(*around, fraction).exp()
+
+
+@given(st.sampled_from(sorted(PROCESSES)), st.data())
+def test_a_fixed_variance_is_that_of_the_posterior_or_of_the_step_forward(name, data):
+    t = data.draw(st.integers(1, 999))
+    s = data.draw(st.integers(0, t - 1))
+    diffusion = process(name)
+    beta_of_jump = 1 - (1 - diffusion.betas[s + 1 : t + 1]).prod()
+    _, of_posterior = posterior(diffusion.alpha_bar_at(t), diffusion.alpha_bar_at(s), one(0.0), one(0.0))
+    small = step_variances(t, s, name=name, variance="fixed_small")
+    large = step_variances(t, s, name=name, variance="fixed_large")
+
+    assert small.item() == pytest.approx(of_posterior.item(), rel=1e-9)
+    assert large.item() == pytest.approx(beta_of_jump.item(), rel=1e-9)
+
+
+@given(st.floats(-1, 2), st.integers(1, 999))
+def test_a_learned_variance_lies_between_the_fixed_ones_in_proportion_to_its_logarithm(fraction, t):
+    small = step_variances(t, t - 1, variance="fixed_small").item()
+    large = step_variances(t, t - 1, variance="fixed_large").item()
+    learned = step_variances(t, t - 1, one(fraction), variance="learned", loss="hybrid").item()
+
+    assert learned == pytest.approx(large**fraction * small ** (1 - fraction), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_the_last_step_back_borrows_the_variance_of_the_one_before(name):
+    last = step_variances(0, CLEAN, name=name).item()
+
+    assert last == pytest.approx(posterior_coefficients(process(name), 1)[2], rel=1e-9)
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+def test_the_only_step_back_of_a_process_of_one_step_has_its_beta_for_variance(variance):
+    only = step_variances(0, CLEAN, name="cosine", num_timesteps=1, variance=variance).item()
+
+    assert only == pytest.approx(0.999, rel=1e-12)
+
+
+@given(st.sampled_from(PREDICTIONS), st.sampled_from(sorted(PROCESSES)[:3]), st.integers(0, 999), st.integers(0, 2**32))
+def test_split_inverts_target(prediction, name, t, seed):
+    alpha_bar = process(name).alphas_cumprod[t].view(1, 1, 1, 1)
     x0, eps = randn(2, 3, 4, 4, seed=seed), randn(2, 3, 4, 4, seed=seed + 1)
     x_t = q_sample(alpha_bar, x0, eps)
     x0_hat, eps_hat = split(prediction, alpha_bar, x_t, target(prediction, alpha_bar, x0, eps))
@@ -181,81 +258,41 @@ def test_gathered_alpha_bar_is_the_table_at_t_shaped_to_multiply_pictures():
     torch.testing.assert_close(alpha_bar.flatten().double(), diffusion.alphas_cumprod[t], rtol=1e-7, atol=0)
 
 
+def test_before_the_first_timestep_all_of_the_picture_is_there():
+    diffusion = process()
+
+    assert diffusion.alpha_bar(torch.tensor([CLEAN, 0, CLEAN])).flatten().tolist() == [1, 0.9999, 1]
+    assert diffusion.alpha_bar_at(CLEAN) == 1
+    assert diffusion.alpha_bar_at(0) == diffusion.alphas_cumprod[0]
+
+
+@given(
+    st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.sampled_from([torch.float32, torch.float64]), st.data()
+)
+def test_noise_split_off_again_leaves_a_picture_of_the_same_shape_and_dtype(b, c, side, dtype, data):
+    num_timesteps = data.draw(st.integers(1, 300))
+    diffusion = process("cosine", num_timesteps=num_timesteps)
+    t = torch.tensor(data.draw(st.lists(st.integers(0, num_timesteps - 1), min_size=b, max_size=b)))
+    x0, eps = (randn(b, c, side, side, seed=seed, dtype=dtype) for seed in (0, 1))
+    x_t = q_sample(diffusion.alpha_bar(t), x0, eps)
+    parts = split("v", diffusion.alpha_bar(t), x_t, target("v", diffusion.alpha_bar(t), x0, eps))
+
+    for part, truth in zip(parts, (x0, eps), strict=True):
+        torch.testing.assert_close(part, truth, rtol=0, atol=1e-5)
+
+
 def test_the_tables_are_float64():
     diffusion = process()
 
     assert diffusion.betas.dtype == diffusion.alphas_cumprod.dtype == torch.float64
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_noise_of_a_batch_is_as_exact_as_float32_allows(schedule):
-    diffusion, t = process(schedule), torch.arange(1000)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_the_noise_of_a_batch_is_as_exact_as_float32_allows(name):
+    diffusion, t = process(name), torch.arange(1000)
     deviations = q_sample(diffusion.alpha_bar(t), torch.zeros(1000, 1, 1, 1), torch.ones(1000, 1, 1, 1)).flatten()
 
     torch.testing.assert_close(deviations.double(), (1 - diffusion.alphas_cumprod).sqrt(), rtol=1e-6, atol=0)
-
-
-def test_a_network_that_starts_at_zero_has_an_eps_loss_of_one():
-    model = UNet(UNetConfig(image_size=8, base_channels=8, norm_groups=4, channel_mults=(1, 2), num_res_blocks=1))
-    diffusion = process()
-    t = torch.arange(0, 1000, 4)
-    eps = randn(250, 3, 8, 8, seed=0, dtype=torch.float32)
-    x0 = to_unit_range(torch.randint(0, 256, (250, 3, 8, 8), generator=torch.Generator().manual_seed(1)))
-    with torch.no_grad():
-        losses = diffusion.loss(model, x0, t, eps, None)
-
-    assert losses.mean().item() == pytest.approx(1, abs=5 * (2 / eps.numel()) ** 0.5)  # five standard errors
-    assert losses.shape == (250,)
-    assert losses.dtype == torch.float32
-
-
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_a_network_that_knows_the_answer_has_no_loss(prediction):
-    diffusion, t = process(prediction=prediction), torch.tensor([0, 10, 500, 999])
-    x0, eps = (randn(4, 3, 4, 4, seed=seed, dtype=torch.float32) for seed in (0, 1))
-    answer = target(prediction, diffusion.alpha_bar(t), x0, eps)
-    losses = diffusion.loss(lambda x_t, t, labels: answer, x0, t, eps, None)
-
-    assert losses.tolist() == [0, 0, 0, 0]
-
-
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_loss_of_a_sample_does_not_depend_on_the_others(prediction):
-    diffusion, t = process(prediction=prediction), torch.tensor([3, 500, 998])
-    x0, eps = (randn(3, 3, 4, 4, seed=seed, dtype=torch.float32) for seed in (0, 1))
-    together = diffusion.loss(lambda x_t, t, labels: x_t / 2, x0, t, eps, None)
-    alone = [
-        diffusion.loss(lambda x_t, t, labels: x_t / 2, x0[i : i + 1], t[i : i + 1], eps[i : i + 1], None)
-        for i in range(3)
-    ]
-
-    torch.testing.assert_close(together, torch.cat(alone))
-
-
-def test_the_network_is_shown_the_noisy_picture_its_timestep_and_label():
-    diffusion, t, labels = process(), torch.tensor([0, 999]), torch.tensor([1, 4])
-    x0, eps = (randn(2, 3, 4, 4, seed=seed, dtype=torch.float32) for seed in (0, 1))
-    shown = []
-
-    def network(x_t, t, labels):
-        shown.append((x_t, t, labels))
-        return x_t
-
-    diffusion.loss(network, x0, t, eps, labels)
-    ((x_t, shown_t, shown_labels),) = shown
-
-    assert torch.equal(x_t, q_sample(diffusion.alpha_bar(t), x0, eps))
-    assert torch.equal(shown_t, t)
-    assert torch.equal(shown_labels, labels)
-
-
-def test_the_loss_of_a_half_precision_answer_is_taken_in_float32():
-    diffusion, t = process(), torch.tensor([500])
-    x0, eps = (randn(1, 3, 4, 4, seed=seed, dtype=torch.float32) for seed in (0, 1))
-    losses = diffusion.loss(lambda x_t, t, labels: torch.zeros_like(x_t, dtype=torch.bfloat16), x0, t, eps, None)
-
-    assert losses.dtype == torch.float32
-    torch.testing.assert_close(losses, eps.square().mean(dim=(1, 2, 3)))
 
 
 def test_every_pixel_value_survives_the_round_trip():
@@ -291,10 +328,37 @@ def test_floats_outside_the_range_are_clipped(x, pixel):
         ({"num_timesteps": 0}, "num_timesteps must be at least 1, got 0"),
         ({"num_timesteps": -5}, "num_timesteps must be at least 1, got -5"),
         ({"num_timesteps": 20}, "num_timesteps=20; use more timesteps"),
-        ({"schedule": "sigmoid"}, "schedule must be one of linear, cosine, got 'sigmoid'"),
+        ({"schedule": "square"}, "schedule must be one of linear, cosine, sigmoid, got 'square'"),
         ({"prediction": "score"}, "prediction must be one of eps, x0, v, got 'score'"),
+        ({"variance": "big"}, "variance must be one of fixed_small, fixed_large, learned, got 'big'"),
+        ({"loss": "l1"}, "loss must be one of simple, min_snr, vlb, hybrid, got 'l1'"),
+        ({"snr_gamma": 0}, "snr_gamma must be above 0 and finite, got 0"),
+        ({"snr_gamma": -1.0}, "snr_gamma must be above 0 and finite, got -1.0"),
+        ({"snr_gamma": math.nan}, "snr_gamma must be above 0 and finite, got nan"),
+        ({"snr_gamma": math.inf}, "snr_gamma must be above 0 and finite, got inf"),
+        ({"zero_terminal_snr": True}, "prediction must be x0 or v with zero_terminal_snr, got eps"),
+        (
+            {"zero_terminal_snr": True, "prediction": "v", "loss": "min_snr"},
+            "loss must not be min_snr with zero_terminal_snr",
+        ),
+        (
+            {"zero_terminal_snr": True, "prediction": "v", "schedule": "cosine", "num_timesteps": 1},
+            "num_timesteps must be at least 2 for a zero terminal SNR, got 1",
+        ),
     ],
 )
-def test_an_impossible_process_is_refused_with_its_key_and_value(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_an_impossible_process_is_refused_in_one_line_with_its_key_and_value(options, message):
+    with pytest.raises(ValueError, match=message) as refusal:
         DiffusionConfig(**options)
+
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("variance", LOSSES_OF)
+@pytest.mark.parametrize("loss", get_args(Loss))
+def test_a_loss_goes_with_a_variance_that_it_teaches_or_else_is_refused(loss, variance):
+    if loss in {"learned": {"vlb", "hybrid"}}.get(variance, {"simple", "min_snr", "vlb"}):
+        assert DiffusionConfig(loss=loss, variance=variance).loss == loss
+    else:
+        with pytest.raises(ValueError, match=f"loss must be one of .* with variance={variance}, got '{loss}'"):
+            DiffusionConfig(loss=loss, variance=variance)

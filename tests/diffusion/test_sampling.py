@@ -1,43 +1,28 @@
-from itertools import pairwise
-
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
-from hypothesis import given
-from hypothesis import strategies as st
 
 from diffusion.process import Diffusion, DiffusionConfig, q_sample, split, to_uint8
-from diffusion.sampling import (
-    SamplerConfig,
-    ddim,
-    ddpm,
-    leading_timesteps,
-    network_denoiser,
-    sample_images,
-    sample_trajectory,
-)
+from diffusion.samplers import SAMPLERS, SPACINGS
+from diffusion.sampling import SamplerConfig, network_denoiser, sample_images, sample_trajectory, timesteps_of
 from diffusion.seeding import generator
 from diffusion.unet import UNet, UNetConfig
 
-THEIR_PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-THEIR_SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+PREDICTIONS = ["eps", "x0", "v"]
 CHUNK = 4
+STARTING_ANYWHERE = [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("dpmpp", 0.0)]
 
 
-def process(num_timesteps=1000, schedule="linear", prediction="eps"):
-    return Diffusion(DiffusionConfig(num_timesteps=num_timesteps, schedule=schedule, prediction=prediction))
+def process(num_timesteps=1000, **options):
+    return Diffusion(DiffusionConfig(num_timesteps=num_timesteps, **options))
 
 
-def small_unet(num_classes=0, scale=1.0, base_channels=8, image_size=8):
+def small_unet(scale=1.0, **options):
     """A small network with no weight at zero, in evaluation mode; its answers are about `scale` large."""
     config = UNetConfig(
-        image_size=image_size,
-        num_classes=num_classes,
-        base_channels=base_channels,
+        **{"image_size": 8, "base_channels": 8, "attention_resolutions": (4,)} | options,
         norm_groups=4,
         channel_mults=(1, 2),
         num_res_blocks=1,
-        attention_resolutions=(4,),
     )
     model, draws = UNet(config).eval(), torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -56,237 +41,17 @@ def pictures(seeds, labels=None, model=None, **options):
     return torch.cat(list(sample_images(model, process(100), seeds, labels, config, CHUNK)))
 
 
-@given(st.data(), st.integers(1, 4000))
-def test_leading_timesteps_descend_evenly_to_zero(data, num_timesteps):
-    steps = data.draw(st.integers(1, num_timesteps))
-    timesteps = leading_timesteps(num_timesteps, steps)
-    strides = {earlier - later for earlier, later in pairwise(timesteps)}
-
-    assert len(timesteps) == steps
-    assert timesteps[-1] == 0
-    assert timesteps[0] < num_timesteps
-    assert strides <= {num_timesteps // steps}
-
-
-@given(st.data(), st.integers(1, 1000))
-def test_leading_timesteps_are_those_of_diffusers(data, num_timesteps):
-    steps = data.draw(st.integers(1, num_timesteps))
-    scheduler = DDIMScheduler(num_train_timesteps=num_timesteps, timestep_spacing="leading")
-    scheduler.set_timesteps(steps)
-
-    assert leading_timesteps(num_timesteps, steps) == scheduler.timesteps.tolist()
-
-
-def test_as_many_steps_as_timesteps_visit_every_timestep():
-    assert leading_timesteps(7, 7) == [6, 5, 4, 3, 2, 1, 0]
-
-
-@pytest.mark.parametrize("steps", [0, -1, 101, 1000])
-def test_more_steps_than_timesteps_or_none_are_refused_with_their_number(steps):
-    with pytest.raises(ValueError, match=rf"steps must be 1 to 100 \(the model's timesteps\), got {steps}"):
-        leading_timesteps(100, steps)
-
-
-def dummy_picture(dtype):
-    return torch.arange(768, dtype=dtype).reshape(3, 8, 8, 4).permute(3, 0, 1, 2) / 768
-
-
-def dummy_network(x, t, labels=None):
-    t = t.view(-1, 1, 1, 1)
-    return x * t / (t + 1)
-
-
-def dummy_denoiser(diffusion, renew_eps):
-    """The dummy network's split of x_t, in x_t's precision, x0 clipped; eps made to agree with it if `renew_eps`."""
-
-    def denoise(x, t):
-        alpha_bar = diffusion.alphas_cumprod[t]
-        x0, eps = split(diffusion.config.prediction, alpha_bar, x, dummy_network(x, torch.tensor([t])))
-        x0 = x0.clamp(-1, 1)
-        return x0, split("x0", alpha_bar, x, x0)[1] if renew_eps else eps
-
-    return denoise
-
-
 def unit_noise(dtype):
     draws = torch.Generator().manual_seed(0)
     return lambda t: torch.randn(4, 3, 8, 8, generator=draws, dtype=dtype)
 
 
-def their_ddpm(diffusion):
-    return DDPMScheduler(
-        num_train_timesteps=diffusion.num_timesteps,
-        beta_schedule=THEIR_SCHEDULES[diffusion.config.schedule],
-        prediction_type=THEIR_PREDICTIONS[diffusion.config.prediction],
-        variance_type="fixed_small",
-        clip_sample=True,
-        timestep_spacing="leading",
-    )
-
-
-def their_ddim(diffusion):
-    return DDIMScheduler(
-        num_train_timesteps=diffusion.num_timesteps,
-        beta_schedule=THEIR_SCHEDULES[diffusion.config.schedule],
-        prediction_type=THEIR_PREDICTIONS[diffusion.config.prediction],
-        set_alpha_to_one=True,
-        clip_sample=True,
-        timestep_spacing="leading",
-    )
-
-
-def their_trajectory(scheduler, steps, x, **options):
-    scheduler.set_timesteps(steps)
-    trajectory = []
-    for t in scheduler.timesteps:
-        x = scheduler.step(dummy_network(x, t), t, x, **options).prev_sample
-        trajectory.append(x)
-    return torch.stack(trajectory)
-
-
-def with_tables_of(diffusion, scheduler):
-    """diffusers keeps its tables in float32; with ours in float64 the two can be compared to the last digits."""
-    scheduler.betas, scheduler.alphas = diffusion.betas, 1 - diffusion.betas
-    scheduler.alphas_cumprod = diffusion.alphas_cumprod
-    return scheduler
-
-
-PROCESSES = [
-    pytest.param(1000, 1000, "linear", "eps", id="every step"),
-    pytest.param(1000, 250, "linear", "eps", id="every fourth step"),
-    pytest.param(1000, 50, "linear", "eps", id="50 steps"),
-    pytest.param(1000, 7, "linear", "eps", id="a number of steps that does not divide T"),
-    pytest.param(1000, 1, "linear", "eps", id="one step"),
-    pytest.param(1000, 50, "cosine", "eps", id="cosine"),
-    pytest.param(1000, 50, "linear", "x0", id="x0"),
-    pytest.param(1000, 50, "linear", "v", id="v"),
-    pytest.param(200, 10, "cosine", "v", id="200 timesteps"),
-]
-
-
-@pytest.mark.parametrize(("num_timesteps", "steps", "schedule", "prediction"), PROCESSES)
-def test_ddpm_walks_the_steps_of_diffusers(num_timesteps, steps, schedule, prediction):
-    diffusion, x = process(num_timesteps, schedule, prediction), dummy_picture(torch.float64)
-    scheduler = with_tables_of(diffusion, their_ddpm(diffusion))
-    theirs = their_trajectory(scheduler, steps, x, generator=torch.Generator().manual_seed(0))
-    denoise = dummy_denoiser(diffusion, renew_eps=False)
-    ours = list(ddpm(denoise, x, leading_timesteps(num_timesteps, steps), diffusion, unit_noise(torch.float64)))
-
-    torch.testing.assert_close(torch.stack(ours), theirs, rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("renew_eps", [True, False])
-@pytest.mark.parametrize(("num_timesteps", "steps", "schedule", "prediction"), PROCESSES)
-def test_ddim_walks_the_steps_of_diffusers(num_timesteps, steps, schedule, prediction, renew_eps):
-    diffusion, x = process(num_timesteps, schedule, prediction), dummy_picture(torch.float64)
-    scheduler = with_tables_of(diffusion, their_ddim(diffusion))
-    theirs = their_trajectory(scheduler, steps, x, use_clipped_model_output=renew_eps)
-    denoise = dummy_denoiser(diffusion, renew_eps)
-    ours = list(ddim(denoise, x, leading_timesteps(num_timesteps, steps), diffusion, unit_noise(torch.float64)))
-
-    torch.testing.assert_close(torch.stack(ours), theirs, rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("schedule", THEIR_SCHEDULES)
-@pytest.mark.parametrize("steps", [1000, 50, 7])
-def test_a_network_is_sampled_as_by_an_untouched_diffusers(schedule, steps):
-    diffusion, x = process(schedule=schedule), dummy_picture(torch.float32)
-    timesteps, denoise = leading_timesteps(1000, steps), network_denoiser(dummy_network, diffusion, None)
-    ancestral = list(ddpm(denoise, x, timesteps, diffusion, unit_noise(torch.float32)))
-    deterministic = list(ddim(denoise, x, timesteps, diffusion, unit_noise(torch.float32)))
-    their_ancestral = their_trajectory(their_ddpm(diffusion), steps, x, generator=torch.Generator().manual_seed(0))
-    their_deterministic = their_trajectory(their_ddim(diffusion), steps, x, use_clipped_model_output=True)
-
-    # Their float32 tables are up to 2e-4 off (relative); measured 2.6e-4 and 7e-6 at 1000 cosine steps.
-    torch.testing.assert_close(torch.stack(ancestral), their_ancestral, rtol=0, atol=5e-4)
-    torch.testing.assert_close(torch.stack(deterministic), their_deterministic, rtol=0, atol=5e-5)
-
-
-def test_ddpm_of_the_dummy_network_has_the_known_sum():
-    diffusion, x = process(), dummy_picture(torch.float32)
-    denoise = network_denoiser(dummy_network, diffusion, None)
-    *_, last = ddpm(denoise, x, leading_timesteps(1000, 1000), diffusion, unit_noise(torch.float32))
-
-    assert last.abs().sum().item() == pytest.approx(258.9606, abs=1e-2)
-
-
-def test_ddim_of_the_dummy_network_has_the_known_sum():
-    diffusion, x = process(), dummy_picture(torch.float32)
-    denoise = dummy_denoiser(diffusion, renew_eps=False)
-    *_, last = ddim(denoise, x, leading_timesteps(1000, 10), diffusion, unit_noise(torch.float32))
-
-    assert last.abs().sum().item() == pytest.approx(172.0067, abs=1e-2)
-
-
-def perfect_network(diffusion, x0):
-    """It knows the picture: eps = (x - sqrt(alpha_bar) x0) / sqrt(1 - alpha_bar)."""
-
-    def network(x, t, labels):
-        alpha_bar = diffusion.alphas_cumprod[t].view(-1, 1, 1, 1)
-        return (x - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
-
-    return network
-
-
-@pytest.mark.parametrize(("sampler", "steps"), [(ddpm, 1000), (ddim, 50)])
-@pytest.mark.parametrize("schedule", THEIR_SCHEDULES)
-def test_a_perfect_network_leads_any_noise_to_its_picture(sampler, steps, schedule):
-    diffusion, noise = process(schedule=schedule), unit_noise(torch.float64)
-    x0 = (2 * dummy_picture(torch.float64) - 1) * 0.9
-    network = perfect_network(diffusion, x0)
-
-    def denoise(x, t):
-        return split("eps", diffusion.alphas_cumprod[t], x, network(x, torch.full((4,), t), None))
-
-    *_, last = sampler(denoise, noise(1000), leading_timesteps(1000, steps), diffusion, noise)
-
-    torch.testing.assert_close(last, x0, rtol=0, atol=1e-7)
-
-
-@pytest.mark.parametrize("steps", [1, 7, 50])
-def test_ddim_led_by_a_perfect_network_keeps_the_noise_it_started_from(steps):
-    diffusion, x0 = process(), dummy_picture(torch.float64)
-    timesteps, eps = leading_timesteps(1000, steps), unit_noise(torch.float64)(0)
-    network = perfect_network(diffusion, x0)
-
-    def denoise(x, t):
-        return split("eps", diffusion.alphas_cumprod[t], x, network(x, torch.full((4,), t), None))
-
-    start = q_sample(diffusion.alphas_cumprod[timesteps[0]], x0, eps)
-    trajectory = list(ddim(denoise, start, timesteps, diffusion, unit_noise(torch.float64)))
-
-    for t, x in zip(timesteps[1:], trajectory, strict=False):
-        torch.testing.assert_close(x, q_sample(diffusion.alphas_cumprod[t], x0, eps), rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("schedule", THEIR_SCHEDULES)
-def test_ddpm_over_every_timestep_draws_from_the_posterior(schedule):
-    diffusion, x = process(50, schedule), dummy_picture(torch.float64)
-    denoise, kept, walked = dummy_denoiser(diffusion, renew_eps=False), unit_noise(torch.float64), []
-    trajectory = list(ddpm(denoise, x, leading_timesteps(50, 50), diffusion, unit_noise(torch.float64)))
-    for t in reversed(range(50)):
-        mean, variance = diffusion.posterior(t, denoise(x, t)[0], x)
-        x = mean + variance**0.5 * kept(t) if t else mean
-        walked.append(x)
-
-    torch.testing.assert_close(torch.stack(trajectory), torch.stack(walked), rtol=0, atol=1e-11)
-
-
-def test_ddim_draws_no_noise_and_ddpm_one_for_every_step_but_the_last():
-    diffusion, x = process(50), dummy_picture(torch.float32)
-    denoise, asked = dummy_denoiser(diffusion, renew_eps=False), {ddim: [], ddpm: []}
-    for sampler, timesteps in asked.items():
-        list(sampler(denoise, x, [40, 20, 0], diffusion, lambda t, seen=timesteps: seen.append(t) or x))
-
-    assert asked == {ddim: [], ddpm: [40, 20]}
-
-
-@pytest.mark.parametrize("prediction", THEIR_PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("t", [0, 500, 999])
 @torch.no_grad()
 def test_the_denoised_picture_lies_in_range_and_mixes_back_with_its_noise(prediction, t):
     diffusion, x = process(prediction=prediction), 2 * unit_noise(torch.float32)(0)
-    x0, eps = network_denoiser(small_unet(), diffusion, None)(x, t)
+    x0, eps, _ = network_denoiser(small_unet(), diffusion, None)(x, t)
     mixed = q_sample(diffusion.alpha_bar(torch.tensor([t])), x0, eps)
 
     assert x0.abs().max() <= 1
@@ -298,7 +63,7 @@ def test_guidance_1_is_the_conditional_model_asked_once():
     model, diffusion, labels = small_unet(num_classes=3), process(prediction="v"), torch.tensor([0, 1, 2, 3])
     x, calls = unit_noise(torch.float32)(0), []
     model.register_forward_hook(lambda *_: calls.append(1))
-    x0, _ = network_denoiser(model, diffusion, labels, guidance=1.0)(x, 500)
+    x0, *_ = network_denoiser(model, diffusion, labels, guidance=1.0)(x, 500)
     num_calls = len(calls)
     output = model(x, torch.full((4,), 500), labels)
     expected, _ = split("v", diffusion.alpha_bar(torch.full((4,), 500)), x, output)
@@ -307,7 +72,7 @@ def test_guidance_1_is_the_conditional_model_asked_once():
     assert torch.equal(x0, expected.clamp(-1, 1))
 
 
-@pytest.mark.parametrize("prediction", THEIR_PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
 @torch.no_grad()
 def test_guidance_mixes_the_answers_with_and_without_the_label_linearly(prediction, guidance):
@@ -317,7 +82,7 @@ def test_guidance_mixes_the_answers_with_and_without_the_label_linearly(predicti
     conditional, unconditional = model(x, t, labels), model(x, t, null)
     mixed = (1 - guidance) * unconditional + guidance * conditional
     expected, _ = split(prediction, diffusion.alpha_bar(t), x, mixed)
-    x0, _ = network_denoiser(model, diffusion, labels, guidance)(x, 300)
+    x0, *_ = network_denoiser(model, diffusion, labels, guidance)(x, 300)
 
     assert expected.abs().max() < 1  # so that clipping does not hide the mix
     assert (conditional - unconditional).abs().max() > 1e-3
@@ -339,7 +104,7 @@ def test_guidance_of_an_unconditional_model_is_refused_with_its_value(guidance):
         pictures([1], guidance=guidance)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_picture_is_bitwise_the_same_however_it_is_asked_for(sampler):
     seeds, labels = [11, 22, 33, 44, 55, 66], [0, 1, 2, 3, 0, 1]
     options = {"sampler": sampler, "guidance": 2.0}
@@ -355,22 +120,130 @@ def test_a_picture_is_bitwise_the_same_however_it_is_asked_for(sampler):
     assert len({picture.numpy().tobytes() for picture in together}) == 6
 
 
-def test_every_float_is_bitwise_the_same_for_one_thread_and_two():
-    model, diffusion, config = small_unet(base_channels=32, image_size=16), process(100), SamplerConfig(steps=1)
-    *_, one = sample_trajectory(model, diffusion, [1, 2, 3, 4], None, config)
-    torch.set_num_threads(2)
-    *_, two = sample_trajectory(model, diffusion, [1, 2, 3, 4], None, config)
+@pytest.mark.parametrize("num_pictures", [1, 6, 16])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_float_is_bitwise_the_same_for_any_number_of_threads(num_pictures, precision):
+    model = small_unet(base_channels=32, image_size=32, num_classes=2, attention_resolutions=(16,))
+    seeds, labels = range(num_pictures), [i % 2 for i in range(num_pictures)]
+    config = SamplerConfig(steps=1, guidance=1.5, precision=precision)
+    drawn = {}
+    for threads in (1, 2, 3, 5, 9):
+        torch.set_num_threads(threads)
+        *_, drawn[threads] = sample_trajectory(model, process(100), seeds, labels, config)
 
-    assert torch.equal(one, two)
+        assert torch.get_num_threads() == threads
+    assert all(torch.equal(drawn[threads], drawn[1]) for threads in drawn)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_bf16_draws_nearly_the_same_pictures_and_leaves_the_model_as_it_is():
+    model = small_unet(base_channels=32)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    exact = pictures([1, 2, 3], model=model, precision="fp32").float()
+    rough = pictures([1, 2, 3], model=model, precision="bf16").float()
+
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not torch.equal(exact, rough)
+    assert (exact - rough).abs().mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("sampler", "zero_terminal_snr", "first"),
+    [("ddpm", False, 90), ("ddim", False, 90), ("heun", False, 90), ("dpmpp", False, 99), ("ddpm", True, 99),
+     ("ddim", True, 99), ("dpmpp", True, 99), ("heun", True, 90)],
+)  # fmt: skip
+def test_spacing_is_what_suits_the_sampler_unless_it_is_given(sampler, zero_terminal_snr, first):
+    prediction = "v" if zero_terminal_snr else "eps"
+    diffusion = process(100, zero_terminal_snr=zero_terminal_snr, prediction=prediction)
+
+    assert timesteps_of(SamplerConfig(sampler=sampler, steps=10), diffusion)[0] == first
+    assert timesteps_of(SamplerConfig(sampler=sampler, steps=10, spacing="leading"), diffusion)[0] == 90
+    if sampler != "heun":
+        assert timesteps_of(SamplerConfig(sampler=sampler, steps=10, spacing="trailing"), diffusion)[0] == 99
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_float_on_the_way_is_bitwise_the_same_at_any_position(sampler):
     model, diffusion, config = small_unet(), process(100), SamplerConfig(sampler=sampler, steps=5)
     forwards = list(sample_trajectory(model, diffusion, [1, 2, 3, 4], None, config))
     turned = list(sample_trajectory(model, diffusion, [3, 4, 1, 2], None, config))
 
     assert torch.equal(torch.stack(forwards), torch.stack(turned).roll(2, dims=1))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "eta", "spacing"),
+    [
+        *((sampler, eta, spacing) for spacing in SPACINGS for sampler, eta in STARTING_ANYWHERE),
+        ("heun", 0.0, "leading"),
+    ],
+)
+def test_a_trajectory_is_that_of_the_sampler_spacing_and_eta_that_were_asked_for(sampler, eta, spacing):
+    model, diffusion = small_unet(), process(100)
+    config = SamplerConfig(sampler=sampler, steps=7, spacing=spacing, eta=eta)
+    start, *rest = sample_trajectory(model, diffusion, [5, 6], None, config)
+
+    def noise(t):
+        draws = [generator(seed, "sample", step=t + 1).standard_normal((3, 8, 8), dtype="float32") for seed in (5, 6)]
+        return torch.stack([torch.from_numpy(draw) for draw in draws])
+
+    timesteps, denoise = SPACINGS[spacing](100, 7), network_denoiser(model, diffusion, None)
+    with torch.inference_mode():
+        expected = list(SAMPLERS[sampler](denoise, noise(100), timesteps, diffusion, noise, eta))
+
+    assert torch.equal(start, noise(100))
+    assert torch.equal(torch.stack(rest), torch.stack(expected))
+    assert len(rest) == 7
+
+
+@torch.inference_mode()
+def test_a_network_that_learned_its_variance_is_sampled_with_it():
+    model, diffusion = small_unet(learned_variance=True), process(100, variance="learned", loss="hybrid")
+    config = SamplerConfig(sampler="ddpm", steps=7)
+    learned = list(sample_trajectory(model, diffusion, [1, 2], None, config))
+
+    def first_half(x, ts, labels):
+        return model(x, ts, labels)[:, :3]
+
+    x, found = learned[0], network_denoiser(model, diffusion, None)(learned[0], 84)
+    output = model(x, torch.full((2,), 84))
+
+    torch.testing.assert_close(found.variance_fraction, (output[:, 3:] + 1) / 2)
+    torch.testing.assert_close(found.x0, network_denoiser(first_half, process(100), None)(x, 84).x0)
+    assert all(x.shape == (2, 3, 8, 8) and x.isfinite().all() for x in learned)
+
+
+@torch.no_grad()
+def test_guidance_mixes_the_means_and_leaves_the_variance_to_the_label():
+    model = small_unet(num_classes=3, learned_variance=True)
+    diffusion, labels = process(variance="learned", loss="hybrid"), torch.tensor([0, 1, 2, 0])
+    x = unit_noise(torch.float32)(0)
+    plain, guided = (network_denoiser(model, diffusion, labels, guidance)(x, 500) for guidance in (1.0, 3.0))
+
+    assert torch.equal(plain.variance_fraction, guided.variance_fraction)
+    assert not torch.equal(plain.x0, guided.x0)
+
+
+def test_bf16_gives_almost_the_same_picture_and_not_the_very_same():
+    model, diffusion = small_unet(scale=0.1), process(100)
+    exact, rounded = (
+        list(sample_trajectory(model, diffusion, [1, 2], None, SamplerConfig(steps=5, precision=precision)))[-1]
+        for precision in ("fp32", "bf16")
+    )
+
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0.1)
+
+
+def test_a_model_of_zero_terminal_snr_is_sampled_from_its_last_timestep():
+    diffusion, asked = process(100, zero_terminal_snr=True, prediction="v"), []
+    model = small_unet()
+    model.register_forward_hook(lambda _, arguments, __: asked.append(arguments[1][0].item()))
+    config = SamplerConfig(steps=4, spacing="trailing")
+    *_, last = sample_trajectory(model, diffusion, [1, 2], None, config)
+
+    assert asked == [99, 74, 49, 24]
+    assert last.isfinite().all()
 
 
 def test_sampling_neither_reads_nor_changes_the_global_random_state():
@@ -387,15 +260,6 @@ def test_sampling_neither_reads_nor_changes_the_global_random_state():
 def test_a_network_in_training_mode_is_refused_because_of_its_dropout():
     with pytest.raises(ValueError, match="eval mode"):
         pictures([1], model=small_unet().train())
-
-
-def test_a_trajectory_starts_from_the_seeds_own_noise_and_yields_every_step():
-    config = SamplerConfig(steps=7)
-    start, *rest = sample_trajectory(small_unet(), process(100), [5, 6], None, config)
-    noise = [generator(seed, "sample", step=101).standard_normal((3, 8, 8), dtype="float32") for seed in (5, 6)]
-
-    assert torch.equal(start, torch.stack([torch.from_numpy(draw) for draw in noise]))
-    assert len(rest) == 7
 
 
 def test_pictures_are_the_last_step_of_the_trajectory_as_pixels():
@@ -484,8 +348,16 @@ def test_an_impossible_chunk_is_refused_with_its_value(chunk):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": "euler"}, "sampler must be one of ddpm, ddim, got 'euler'"),
+        ({"sampler": "euler"}, "sampler must be one of ddpm, ddim, dpmpp, heun, got 'euler'"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"spacing": "even"}, "spacing must be one of auto, leading, trailing, got 'even'"),
+        ({"sampler": "heun", "spacing": "trailing"}, "spacing must be leading for sampler=heun .* got trailing"),
+        ({"precision": "fp16"}, "precision must be one of fp32, bf16, got 'fp16'"),
+        ({"eta": 1.5}, r"eta must lie in \[0, 1\], got 1.5"),
+        ({"eta": -0.1}, r"eta must lie in \[0, 1\], got -0.1"),
+        ({"eta": float("nan")}, r"eta must lie in \[0, 1\], got nan"),
+        ({"eta": 0.5, "sampler": "ddpm"}, r"eta must be 0 for sampler=ddpm \(it is ddim's\), got 0.5"),
+        ({"eta": 0.5, "sampler": "heun"}, r"eta must be 0 for sampler=heun \(it is ddim's\), got 0.5"),
         ({"guidance": -0.5}, "guidance must be at least 0 and finite, got -0.5"),
         ({"guidance": float("nan")}, "guidance must be at least 0 and finite, got nan"),
     ],

@@ -37,8 +37,8 @@ def diffusers_unet(config):
     return UNet2DModel(
         sample_size=config.image_size,
         in_channels=config.image_channels,
-        out_channels=config.image_channels,
-        attention_head_dim=None,
+        out_channels=config.output_channels,
+        attention_head_dim=config.head_channels or None,
         block_out_channels=tuple(config.base_channels * mult for mult in config.channel_mults),
         down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
         up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)),
@@ -48,6 +48,8 @@ def diffusers_unet(config):
         freq_shift=1,
         norm_eps=1e-6,
         norm_num_groups=config.norm_groups,
+        attn_norm_num_groups=config.norm_groups,
+        resnet_time_scale_shift="scale_shift" if config.scale_shift_norm else "default",
     ).eval()
 
 
@@ -116,6 +118,9 @@ def pictures(config, batch=2, seed=0):
             },
             id="uneven",
         ),
+        pytest.param({"base_channels": 32, "head_channels": 16, "attention_resolutions": (16, 8)}, id="heads"),
+        pytest.param({"base_channels": 32, "scale_shift_norm": True}, id="scale and shift"),
+        pytest.param({"base_channels": 32, "learned_variance": True, "image_channels": 2}, id="variance"),
     ],
 )
 @torch.no_grad()
@@ -135,6 +140,46 @@ def test_the_default_network_has_the_canonical_number_of_parameters():
         model = UNet(UNetConfig())
 
     assert sum(parameter.numel() for parameter in model.parameters()) == 35_746_307
+
+
+def shapes(**options):
+    with torch.device("meta"):
+        return {name: tuple(weight.shape) for name, weight in UNet(UNetConfig(**SMALL | options)).state_dict().items()}
+
+
+def test_the_number_of_heads_changes_no_weights_shape():
+    assert shapes(head_channels=4) == shapes(head_channels=0)
+
+
+@torch.no_grad()
+def test_several_heads_give_another_answer_than_one():
+    one, many = (randomised(UNet(UNetConfig(**SMALL, head_channels=width))).eval() for width in (0, 4))
+    x_t, t = pictures(one.config), torch.tensor([3, 900])
+
+    assert (one(x_t, t) - many(x_t, t)).abs().max() > 1e-3
+
+
+def test_scale_and_shift_ask_twice_as_much_of_the_embedding_of_every_block_and_nothing_else():
+    plain, scaled = shapes(), shapes(scale_shift_norm=True)
+    of_embedding = {name for name in plain if ".embedding." in name}
+
+    assert plain.keys() == scaled.keys()
+    assert all(scaled[name] == (2 * plain[name][0], *plain[name][1:]) for name in of_embedding)
+    assert all(scaled[name] == plain[name] for name in plain.keys() - of_embedding)
+    assert len(of_embedding) == 2 * (2 + 2 + 4)  # weight and bias of the blocks down, in the middle and up
+
+
+@pytest.mark.parametrize("image_channels", [1, 2, 3, 4])
+def test_a_learned_variance_doubles_the_channels_of_the_answer_and_nothing_else(image_channels):
+    plain, learned = shapes(image_channels=image_channels), shapes(image_channels=image_channels, learned_variance=True)
+    changed = {name for name in plain if plain[name] != learned[name]}
+    config = UNetConfig(**SMALL, image_channels=image_channels, learned_variance=True)
+
+    assert plain.keys() == learned.keys()
+    assert changed == {"conv_out.weight", "conv_out.bias"}
+    assert learned["conv_out.bias"] == (2 * image_channels,)
+    assert UNet(config)(pictures(config), torch.tensor([0, 1])).shape == (2, 2 * image_channels, 8, 8)
+    assert config.output_channels == 2 * image_channels
 
 
 def test_the_default_network_attends_at_16_pixels_and_in_the_middle():
@@ -159,8 +204,11 @@ def test_the_narrowest_time_embedding_is_the_sine_and_cosine_of_t():
     torch.testing.assert_close(sinusoidal(t, 2), torch.stack([t.float().sin(), t.float().cos()], dim=1))
 
 
-def test_a_new_network_answers_zero():
-    config = UNetConfig(**SMALL)
+@pytest.mark.parametrize(
+    "options", [{}, {"scale_shift_norm": True}, {"head_channels": 4}, {"learned_variance": True}, {"num_res_blocks": 2}]
+)
+def test_a_new_network_answers_zero(options):
+    config = UNetConfig(**SMALL | options)
     answer = UNet(config)(pictures(config), torch.tensor([0, 999]))
 
     assert torch.equal(answer, torch.zeros_like(answer))
@@ -206,15 +254,47 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(calm, again)
 
 
+@pytest.mark.parametrize("scale_shift_norm", [False, True])
 @pytest.mark.parametrize("num_classes", [0, 3])
-def test_the_loss_reaches_every_parameter(num_classes):
-    config = UNetConfig(**SMALL, num_classes=num_classes)
+def test_the_loss_reaches_every_parameter(num_classes, scale_shift_norm):
+    config = UNetConfig(**SMALL, num_classes=num_classes, scale_shift_norm=scale_shift_norm)
     model = randomised(UNet(config))
     labels = torch.tensor([0, 3]) if num_classes else None
     model(pictures(config), torch.tensor([3, 4]), labels).square().mean().backward()
     unreached = [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
     assert unreached == []
+
+
+def gradients(model, x_t, checkpointing):
+    model.checkpointing = checkpointing
+    model.zero_grad()
+    torch.manual_seed(0)
+    model(x_t, torch.tensor([3, 900])).square().sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.4}, {"scale_shift_norm": True, "head_channels": 4}])
+def test_recomputing_blocks_in_the_backward_pass_gives_the_same_gradients(options):
+    model = randomised(UNet(UNetConfig(**{"dropout": 0.0} | SMALL | options))).train()
+    x_t, runs = pictures(model.config), []
+    model.middle[0].register_forward_pre_hook(lambda *_: runs.append(1))
+    kept = gradients(model, x_t, checkpointing=False)
+    num_kept = len(runs)
+    recomputed = gradients(model, x_t, checkpointing=True)
+
+    assert (num_kept, len(runs)) == (1, 1 + 2)
+    assert all(torch.equal(recomputed[name], gradient) for name, gradient in kept.items())
+
+
+@torch.no_grad()
+def test_checkpointing_changes_nothing_outside_training():
+    model = randomised(UNet(UNetConfig(**SMALL))).eval()
+    x_t, t = pictures(model.config), torch.tensor([3, 900])
+    before = model(x_t, t)
+    model.checkpointing = True
+
+    assert torch.equal(model(x_t, t), before)
 
 
 @st.composite
@@ -232,18 +312,21 @@ def configs(draw):
         num_res_blocks=draw(st.integers(1, 2)),
         attention_resolutions=tuple(draw(st.sets(st.sampled_from(sides)))),
         norm_groups=norm_groups,
+        head_channels=draw(st.sampled_from([0, 1, 2])),
+        scale_shift_norm=draw(st.booleans()),
+        learned_variance=draw(st.booleans()),
     )
 
 
 @settings(max_examples=40, deadline=None)
 @given(configs(), st.integers(1, 3))
 @torch.no_grad()
-def test_any_allowed_shape_gives_a_finite_answer_of_the_shape_of_the_picture(config, batch):
+def test_any_allowed_shape_gives_a_finite_answer_of_the_size_of_the_picture(config, batch):
     model, x_t = randomised(UNet(config)), pictures(config, batch)
     labels = torch.full((batch,), config.num_classes) if config.num_classes else None
     answer = model(x_t, torch.arange(batch), labels)
 
-    assert answer.shape == x_t.shape
+    assert answer.shape == (batch, config.output_channels, config.image_size, config.image_size)
     assert answer.isfinite().all()
 
 
@@ -253,6 +336,10 @@ def test_any_allowed_shape_gives_a_finite_answer_of_the_shape_of_the_picture(con
         ({"channel_mults": ()}, r"channel_mults must be one or more positive integers, got \(\)"),
         ({"channel_mults": (1, 0)}, r"channel_mults must be one or more positive integers, got \(1, 0\)"),
         ({"channel_mults": (-1,)}, r"channel_mults must be one or more positive integers, got \(-1,\)"),
+        ({"image_size": 33}, "image_size must be a positive multiple of 8 for 4 levels, got 33"),
+        ({"head_channels": -1}, "head_channels must be 0 .* or divide every level's width .*128, 256.*, got -1"),
+        ({"head_channels": 96}, "head_channels must be 0 .* or divide every level's width .*128, 256.*, got 96"),
+        ({"head_channels": 256}, "head_channels must be 0 .* or divide every level's width .*128, 256.*, got 256"),
         ({"image_size": 30}, "image_size must be a positive multiple of 8 for 4 levels, got 30"),
         ({"image_size": 0}, "image_size must be a positive multiple of 8 for 4 levels, got 0"),
         ({"image_size": -8}, "image_size must be a positive multiple of 8 for 4 levels, got -8"),

@@ -42,8 +42,8 @@ def test_help_lists_every_command_and_the_presets(ddpm):
     code, out, _ = ddpm("--help")
 
     assert code == 0
-    assert all(f"  {name} " in out for name in ("run", "shard", "train", "sample", "pull model", "ui", "config"))
-    assert "digits, smoke" in out
+    assert all(f"  {name} " in out for name in ("run", "shard", "train", "average", "sample", "restore", "ui"))
+    assert "digits, cifar10, smoke" in out
 
 
 def test_no_command_at_all_is_a_wrong_call(ddpm):
@@ -55,7 +55,7 @@ def test_no_command_at_all_is_a_wrong_call(ddpm):
     [
         (["fly"], "command must be one of run, .*got 'fly'"),
         (["pull", "everything"], "command must be one of .*got 'pull everything'"),
-        (["run", "cats"], "preset must be one of digits, smoke, got 'cats'"),
+        (["run", "cats"], "preset must be one of digits, cifar10, smoke, got 'cats'"),
         (["run", "--train.steps", "0"], "steps must be at least 1, got 0"),
         (["run", "--train.steps", "x"], "--train.steps.*'x'"),
         (["run", "--train.stepz", "1"], "--train.stepz"),

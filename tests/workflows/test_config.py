@@ -3,17 +3,18 @@ import dataclasses
 import pytest
 import yaml
 
+from diffusion.unet import UNet
 from workflows.config import (
-    PRESETS,
     Config,
+    RestoreStage,
     SampleStage,
     ShardStage,
     TrainStage,
     from_plain,
-    preset,
     read_config,
     to_yaml,
 )
+from workflows.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -29,6 +30,20 @@ def test_a_preset_fits_its_own_pictures(name):
     config = preset(name)
 
     assert config.unet(config.shard.image_size, 1, 10).image_size == config.shard.image_size
+
+
+def test_the_cifar10_preset_is_the_canonical_network_with_the_canonical_recipe():
+    config = preset("cifar10")
+
+    assert sum(p.numel() for p in UNet(config.unet(32, image_channels=3, num_classes=0)).parameters()) == 35_746_307
+    assert (config.train.steps, config.train.global_batch, config.train.lr) == (800_000, 128, 2e-4)
+    assert (config.train.warmup_steps, config.train.grad_clip, config.train.ema_decays) == (5000, 1.0, (0.9999,))
+    assert (config.diffusion.schedule, config.diffusion.prediction, config.diffusion.loss) == (
+        "linear",
+        "eps",
+        "simple",
+    )
+    assert (config.diffusion.variance, config.model.dropout, config.train.flip) == ("fixed_large", 0.1, True)
 
 
 def test_what_a_file_leaves_out_has_the_dataclass_default():
@@ -50,6 +65,12 @@ def test_what_a_file_leaves_out_has_the_dataclass_default():
         ({"name": "x", "train": {"use_gpu": "no"}}, "train.use_gpu: must be true or false, got 'no'"),
         ({"name": "x", "train": {"lr": None}}, "train.lr: must be a number, got None"),
         ({"name": "x", "sample": {"steps": 2000}}, "sample.steps must be at most .*1000, got 2000"),
+        ({"name": "x", "restore": {"masks": "m", "damage": "box"}}, "restore: masks must not be given with a damage"),
+        ({"name": "x", "restore": {"masks": "m", "noise_std": 9}}, "restore: masks must not be given with a damage"),
+        ({"name": "x", "diffusion": {"loss": "hybrid"}}, "diffusion: loss must be one of simple, .* got 'hybrid'"),
+        ({"name": "x", "train": {"snapshot_every": 5}}, "snapshot_every must be .* ema_stds must be given .* got 5"),
+        ({"name": "x", "train": {"ema_stds": [0.4]}}, r"train: ema std must lie in \(0, 0.289\), got 0.4"),
+        ({"name": "x", "train": {"ema_decays": []}}, "ema_decays or ema_stds must name at least one average"),
         ({"name": "../x"}, "name must be 1 to 100 letters.*got '../x'"),
         ([1], "a config must be a mapping"),
         (None, "a config must be a mapping"),
@@ -81,7 +102,9 @@ def test_a_config_that_is_not_there_or_not_yaml_is_refused(tmp_path):
         (TrainStage, "keep_checkpoints", 0),
         (TrainStage, "log_every", 0),
         (TrainStage, "max_failures", -1),
+        (TrainStage, "snapshot_every", -1),
         (SampleStage, "num", 0),
+        (RestoreStage, "num", -1),
     ],
 )
 def test_a_stage_refuses_what_a_job_cannot_do(stage, field, value):
@@ -100,7 +123,7 @@ def test_workers_do_not_change_the_fingerprint_of_a_shard_set_but_everything_els
 
 def test_the_yaml_names_every_field_of_every_stage():
     tree = yaml.safe_load(to_yaml(preset("digits")))
-    stages = {"shard": ShardStage, "train": TrainStage, "sample": SampleStage}
+    stages = {"shard": ShardStage, "train": TrainStage, "sample": SampleStage, "restore": RestoreStage}
 
     assert {name: set(tree[name]) for name in stages} == {
         name: {f.name for f in dataclasses.fields(stage)} for name, stage in stages.items()

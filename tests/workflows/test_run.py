@@ -21,26 +21,6 @@ from diffusion.files import Folder
 pytestmark = pytest.mark.ray
 
 
-def ddpm(*words, check=True):
-    """The command as a user calls it; what it printed."""
-    done = subprocess.run([sys.executable, "-m", "workflows.cli", *words], capture_output=True, text=True, check=False)
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
-
-
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory):
-    return tmp_path_factory.mktemp("storage")
-
-
-@pytest.fixture(scope="module")
-def whole(cluster, storage):
-    """`ddpm run smoke` on the session's cluster, by its Jobs API; its result."""
-    done = ddpm("run", "smoke", "--storage", str(storage), "--address", cluster.dashboard, "--json")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def test_the_run_ends_with_a_champion_samples_and_their_metrics(whole):
     assert whole["model"] == "models:/smoke/1"
     assert whole["champion"]
@@ -49,7 +29,7 @@ def test_the_run_ends_with_a_champion_samples_and_their_metrics(whole):
     assert np.isfinite(whole["metrics"]["frechet_thumbnails"])
 
 
-def test_the_same_run_again_reuses_every_stage_in_seconds(whole, storage):
+def test_the_same_run_again_reuses_every_stage_in_seconds(ddpm, whole, storage):
     started = time.monotonic()
     done = ddpm("run", "smoke", "--storage", str(storage), "--json")
     again = json.loads(done.stdout.splitlines()[-1])
@@ -127,7 +107,7 @@ def test_no_pickle_is_logged(whole, storage):
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth"))]
 
 
-def test_a_pulled_model_is_the_one_that_was_trained(whole, storage, tmp_path):
+def test_a_pulled_model_is_the_one_that_was_trained(ddpm, whole, storage, tmp_path):
     ddpm("pull", "model", "smoke@champion", str(tmp_path / "model"), "--storage", str(storage))
     model = load_model(lambda name: (tmp_path / "model" / name).read_bytes())
     checkpoints = sorted((storage / "train").glob("*/attempt-1/step-00000020/ema-0.safetensors"))
@@ -140,8 +120,20 @@ def test_a_pulled_model_is_the_one_that_was_trained(whole, storage, tmp_path):
     assert all(torch.equal(value, saved[name]) for name, value in model.unet.state_dict().items())
 
 
+def test_a_model_pulled_for_diffusers_names_the_same_noise_there(ddpm, whole, storage, tmp_path):
+    from diffusers import UNet2DModel
+
+    ddpm("pull", "model", "smoke", str(tmp_path / "theirs"), "--format", "diffusers", "--storage", str(storage))
+    ddpm("pull", "model", "smoke", str(tmp_path / "ours"), "--storage", str(storage))
+    theirs = UNet2DModel.from_pretrained(tmp_path / "theirs" / "unet", low_cpu_mem_usage=False).eval()
+    ours = load_model(lambda name: (tmp_path / "ours" / name).read_bytes()).unet
+    x, t, labels = torch.randn(3, 1, 8, 8), torch.tensor([0, 10, 999]), torch.tensor([0, 4, 10])
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x, t, labels, return_dict=False)[0], ours(x, t, labels), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("form", ["png", "webdataset"])
-def test_pulled_samples_are_all_there(whole, storage, tmp_path, form):
+def test_pulled_samples_are_all_there(ddpm, whole, storage, tmp_path, form):
     ddpm("pull", "samples", "smoke", str(tmp_path / "out"), "--as", form, "--storage", str(storage))
 
     if form == "png":
@@ -150,7 +142,7 @@ def test_pulled_samples_are_all_there(whole, storage, tmp_path, form):
         assert open_shard_set(Folder(tmp_path / "out")).digest == open_shard_set(Folder(whole["samples"])).digest
 
 
-def test_pulling_onto_something_is_refused_and_leaves_it(whole, storage, tmp_path):
+def test_pulling_onto_something_is_refused_and_leaves_it(ddpm, whole, storage, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     done = ddpm("pull", "model", "smoke", str(tmp_path), "--storage", str(storage), check=False)
 
@@ -167,7 +159,7 @@ def test_pulling_onto_something_is_refused_and_leaves_it(whole, storage, tmp_pat
         ("smoke/9", "smoke has"),
     ],
 )
-def test_a_model_that_does_not_exist_is_refused_with_those_that_do(whole, storage, name, message):
+def test_a_model_that_does_not_exist_is_refused_with_those_that_do(ddpm, whole, storage, name, message):
     done = ddpm("sample", "smoke", "--model", f"models:/{name}", "--storage", str(storage), check=False)
 
     assert done.returncode == 2
@@ -189,7 +181,7 @@ def test_every_edge_of_the_lineage_is_logged(whole, storage):
     assert training.metrics["loss"] > 0
 
 
-def test_settings_that_do_not_fit_what_is_there_are_refused_not_overwritten(whole, storage):
+def test_settings_that_do_not_fit_what_is_there_are_refused_not_overwritten(ddpm, whole, storage):
     before = Path(whole["data"], "dataset.json").read_bytes()
     done = ddpm("run", "smoke", "--shard.val-fraction", "0.5", "--storage", str(storage), check=False)
 
@@ -198,7 +190,7 @@ def test_settings_that_do_not_fit_what_is_there_are_refused_not_overwritten(whol
     assert Path(whole["data"], "dataset.json").read_bytes() == before
 
 
-def test_more_workers_than_the_cluster_has_room_for_are_refused_by_the_job(cluster, whole, storage):
+def test_more_workers_than_the_cluster_has_room_for_are_refused_by_the_job(ddpm, cluster, whole, storage):
     done = ddpm(
         "run", "smoke", "--train.seed", "1", "--train.num-workers", "64", "--storage", str(storage),
         "--address", cluster.dashboard, check=False,
@@ -209,7 +201,7 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused_by_the_job(clust
     assert "Traceback" not in done.stderr
 
 
-def test_a_worker_that_no_node_can_hold_is_refused_and_leaves_nothing(cluster, tmp_path):
+def test_a_worker_that_no_node_can_hold_is_refused_and_leaves_nothing(ddpm, cluster, tmp_path):
     out = tmp_path / "out"
     done = ddpm(
         "shard", "smoke", "--cpus-per-worker", "512", "--out", str(out), "--storage", str(tmp_path / "runs"),
@@ -221,7 +213,7 @@ def test_a_worker_that_no_node_can_hold_is_refused_and_leaves_nothing(cluster, t
     assert not out.exists()
 
 
-def test_a_flat_folder_of_colour_pictures_trains_a_model_without_classes(cluster, tmp_path):
+def test_a_flat_folder_of_colour_pictures_trains_a_model_without_classes(ddpm, cluster, tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (200, 12, 12, 3), dtype=np.uint8)
     for number, picture in enumerate(pictures):
         Image.fromarray(picture).save(tmp_path / f"{number:03d}.png")

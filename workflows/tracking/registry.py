@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from .runs import Tracker
 
 SERVED_MODEL = Path(__file__).parent.parent / "served_model.py"
-PACKAGED = ("__init__", "checkpoint", "process", "sampling", "schedule", "seeding", "unet")
+PACKAGED = (
+    *("__init__", "checkpoint", "gaussian", "layers", "loss", "norm", "process"),
+    *("samplers", "sampling", "schedule", "seeding", "unet"),
+)
 """the modules of `diffusion` that drawing samples takes: they import each other relatively"""
 CHAMPION, CANDIDATE = "champion", "candidate"
 REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "mlflow")
@@ -128,11 +131,11 @@ def _package(parent: Path) -> Path:
 
 
 def _signature(sampler: dict[str, Any]) -> ModelSignature:
-    types = {"sampler": DataType.string, "steps": DataType.long, "guidance": DataType.double}
+    types = {str: DataType.string, int: DataType.long, float: DataType.double}
     return ModelSignature(
         inputs=Schema([ColSpec("long", "seed"), ColSpec("long", "label", required=False)]),
         outputs=Schema([ColSpec("long", "seed"), ColSpec("binary", "png")]),
-        params=ParamSchema([ParamSpec(name, types[name], value) for name, value in sampler.items()]),
+        params=ParamSchema([ParamSpec(name, types[type(value)], value) for name, value in sampler.items()]),
     )
 
 

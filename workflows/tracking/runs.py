@@ -39,6 +39,11 @@ class TrackedRun:
     tags: dict[str, str]
     metrics: dict[str, float]
 
+    @property
+    def key(self) -> str:
+        """The identity of what it did."""
+        return self.tags[KEY_TAG]
+
 
 class Tracker:
     """A connection to a tracking server, or to the SQLite file that stands in for one.
