@@ -60,22 +60,23 @@ def save_model(write: Write, model: Model) -> None:
 def load_model(read: Read) -> Model:
     """The model that `save_model` wrote, on the CPU, in float32 and eval mode.
 
-    Raises ValueError if the config is of another format, or the weights are cut short or of another network.
+    Raises ValueError if the config is of another format or damaged, or the weights are cut short or of another network.
     """
-    config = json.loads(read(CONFIG))
-    if config["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"model format_version must be {FORMAT_VERSION}, got {config['format_version']}")
-    shape = config["unet"]
-    lists = {name: tuple(value) for name, value in shape.items() if isinstance(value, list)}
-    unet = UNet(UNetConfig(**{**shape, **lists}))
+    try:
+        config = json.loads(read(CONFIG))
+        version = config["format_version"]
+        lists = {name: tuple(value) for name, value in config["unet"].items() if isinstance(value, list)}
+        unet = UNet(UNetConfig(**{**config["unet"], **lists}))
+        diffusion = Diffusion(DiffusionConfig(**config["diffusion"]))
+        classes, chunk, sampler = config["classes"], config["chunk"], config["sampler"]
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise ValueError(f"{CONFIG} is damaged: {type(err).__name__}: {err}") from None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"model format_version must be {FORMAT_VERSION}, got {version}")
+    if unet.config.learned_variance != (diffusion.config.variance == "learned"):
+        raise ValueError(f"{CONFIG} is damaged: the network does not name a variance as its process learns it")
     load_weights(unet, _tensors(read, WEIGHTS))
-    return Model(
-        unet.eval(),
-        Diffusion(DiffusionConfig(**config["diffusion"])),
-        config["classes"],
-        config["chunk"],
-        config["sampler"],
-    )
+    return Model(unet.eval(), diffusion, classes, chunk, sampler)
 
 
 def load_weights(unet: UNet, weights: dict[str, Tensor]) -> None:
@@ -88,6 +89,9 @@ def load_weights(unet: UNet, weights: dict[str, Tensor]) -> None:
                 f"weights are of another network: {name} should be {expected.get(name, 'absent')}, "
                 f"is {found.get(name, 'absent')}"
             )
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise ValueError(f"weights must be finite floating-point numbers; {name} has others")
     unet.load_state_dict(weights)
 
 

@@ -6,6 +6,7 @@ is, very nearly, a sum of the power-function averages that were saved on the way
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def fixed(decay: float) -> Profile:
 def power(std: float) -> Profile:
     """A power-function average, the weights of time s counting as s^gamma (Karras et al. 2024, eq. 121).
 
-    `std` is its width relative to the training so far, with which it; the start is forgotten entirely.
+    `std` is its width, as a share of the training so far; the start is forgotten entirely.
     Raises ValueError unless 0 < std < 1 / sqrt(12).
     """
     gamma = power_exponent(std)
@@ -53,6 +54,10 @@ def power_exponent(std: float) -> float:
         raise ValueError(f"ema std must lie in (0, {12**-0.5:.3f}), got {std}")
     s = std**-2
     return float(np.roots([1, 7, 16 - s, 12 - s]).real.max())
+
+
+MAX_ERROR = 0.2
+"""of a reconstructed profile, relative to the wanted one, both as functions of time"""
 
 
 class Ema:
@@ -97,7 +102,8 @@ class Snapshot:
 def reconstruction_weights(snapshots: Sequence[Snapshot], wanted: Snapshot) -> Float64[ndarray, "n"]:
     """How much of each snapshot to take for the wanted average: least squares (Karras et al. 2024, algorithm 3).
 
-    Raises ValueError for no snapshots, or for an average at a time after the last of them.
+    The shares are scaled to a sum of 1, as an average of equal weights must be those weights. Raises ValueError for no
+    snapshots, an average at a time after the last of them, or one that they do not come near.
     """
     if not snapshots:
         raise ValueError("an average needs at least one snapshot to be made of, got none")
@@ -107,6 +113,14 @@ def reconstruction_weights(snapshots: Sequence[Snapshot], wanted: Snapshot) -> F
     products = np.array([[_inner_product(a, b) for b in snapshots] for a in snapshots])
     aims = np.array([_inner_product(a, wanted) for a in snapshots])
     weights: Float64[ndarray, "n"] = np.linalg.lstsq(products, aims, rcond=None)[0]
+    weights = weights / weights.sum()
+    off = weights @ products @ weights - 2 * weights @ aims + _inner_product(wanted, wanted)
+    error = math.sqrt(max(0.0, off) / _inner_product(wanted, wanted))
+    if not error <= MAX_ERROR:
+        raise ValueError(
+            f"the snapshots cannot make an average of std {wanted.std:g} at step {wanted.num_updates}: the nearest is "
+            f"{error:.0%} off; ask for a width between theirs and a later step"
+        )
     return weights
 
 

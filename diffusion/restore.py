@@ -26,20 +26,23 @@ if TYPE_CHECKING:
     from .samplers import Denoiser, Noise
     from .unet import UNet
 
-Damage = Literal["none", "box", "noise", "blur"]
+Damage = Literal["auto", "none", "box", "noise", "blur"]
 PIXELS_PER_UNIT = 127.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreConfig(SamplerConfig):
-    """How pictures are mended: by inpainting with a mask, by denoising with a noise_std, else from `strength` on."""
+    """How pictures are mended: by inpainting with a mask, by denoising with a noise_std, else from `strength` on.
 
-    damage: Damage = "none"
-    """done to the pictures first, to see how well it is undone: box hides the middle, noise adds noise_std"""
+    Inpainting is always ancestral, whatever the sampler; of the `steps` only those are taken that lie after the begin.
+    """
+
+    damage: Damage = "auto"
+    """done first, to see how well it is undone; auto: none to files, to held-out pictures box (noise with noise_std)"""
     noise_std: float = 0.0
     """standard deviation of the Gaussian noise that is in the pictures, in 8-bit steps (0 … 255)"""
     strength: float = 0.5
-    """where the way back begins for damage of another kind: 0 changes nothing, 1 keeps nothing"""
+    """where the way back begins for damage of another kind: near 0 changes little, 1 keeps nothing"""
     jump: int = 5
     """inpainting goes back and forth over so many steps at a time, to make the new fit the known"""
     resamples: int = 5
@@ -53,6 +56,8 @@ class RestoreConfig(SamplerConfig):
             raise ValueError(f"noise_std must lie in [0, 255], got {self.noise_std}")
         if self.damage == "noise" and not self.noise_std:
             raise ValueError("noise_std must be above 0 with damage=noise, got 0")
+        if self.damage in ("box", "blur") and self.noise_std:
+            raise ValueError(f"noise_std must be 0 with damage={self.damage}, got {self.noise_std}")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength must lie in (0, 1], got {self.strength}")
         for name in ("jump", "resamples"):
@@ -72,6 +77,7 @@ def damaged(
         block = max(2, images.shape[3] // 8)
         small = F.avg_pool2d(images.float(), block, ceil_mode=True, count_include_pad=False)
         return F.interpolate(small, size=images.shape[2:], mode="bilinear").round().to(torch.uint8), None
+    assert config.damage != "auto", "somebody decides by what the pictures are"
     if config.damage == "box":
         height, width = images.shape[2:]
         keep = torch.ones(len(images), 1, height, width, dtype=torch.bool)
@@ -97,6 +103,10 @@ def restore_images(
     side, channels = model.config.image_size, model.config.image_channels
     if tuple(images.shape[1:]) != (channels, side, side):
         raise ValueError(f"pictures must be of shape {(channels, side, side)}, got {tuple(images.shape[1:])}")
+    if model.training:
+        raise ValueError("the model must be in eval mode to restore: dropout is for training")
+    if len(seeds) != len(images):
+        raise ValueError(f"seeds must be one a picture: got {len(seeds)} for {len(images)}")
     if keep is not None and tuple(keep.shape) != (len(images), 1, side, side):
         raise ValueError(f"masks must be of shape {(len(images), 1, side, side)}, got {tuple(keep.shape)}")
     model = in_precision(model, config.precision)

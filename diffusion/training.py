@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "fp32", "bf16"]
 Decay = Literal["constant", "linear", "cosine"]
 OnNan = Literal["stop", "skip"]
+MAX_SKIPPED_IN_A_ROW = 10
+"""more is not an accident: the weights have left the numbers that can be trained on"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class TrainConfig(OrderConfig):
     precision: Precision = "auto"
     """of the network: bf16 (autocast), fp32, or auto: bf16 where the hardware multiplies it"""
     on_nan: OnNan = "stop"
-    """a loss or gradient that is not finite is never trained on: stop the run, or skip the step"""
+    """a loss or gradient that is not finite is never trained on: stop the run, or skip the step (10 in a row stop)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,6 +184,7 @@ class Training:
         self.optimizer = torch.optim.Adam(unet.parameters(), lr=config.lr, fused=True)
         self.autocast = resolve_precision(config.precision, self.device) == "bf16"
         self.step = 0
+        self.skipped_in_a_row = 0
 
     def checkpoint(self) -> Checkpoint:
         """This moment, to be saved. The tensors are the live ones: save before the next step."""
@@ -231,10 +234,11 @@ def train_step(training: Training, batch: NoisyBatch) -> StepReport:
     share.backward()
     grad_norm = float(torch.nn.utils.clip_grad_norm_(training.unet.parameters(), config.grad_clip))
     skipped = not math.isfinite(grad_norm)
-    if skipped and config.on_nan == "stop":
+    training.skipped_in_a_row = training.skipped_in_a_row + 1 if skipped else 0
+    if training.skipped_in_a_row > (0 if config.on_nan == "stop" else MAX_SKIPPED_IN_A_ROW):
         raise FloatingPointError(
-            f"loss {share.item():.4g} or gradient norm {grad_norm:.4g} is not finite at step {batch.step}; "
-            f"lower lr={config.lr}, look at the data of this step, or set on_nan=skip"
+            f"loss {share.item():.4g} or gradient norm {grad_norm:.4g} is not finite at step {batch.step}, "
+            f"{training.skipped_in_a_row} in a row; lower lr={config.lr}, or look at the data of this step"
         )
     lr = learning_rate(batch.step, config)
     training.optimizer.param_groups[0]["lr"] = lr

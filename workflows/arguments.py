@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from diffusion.process import DiffusionConfig  # noqa: TC001 - tyro reads the annotations
+from diffusion.sampling import SamplerConfig
 
 from .config import (
     Config,
@@ -98,6 +99,9 @@ class SampleArgs(Common):
     model: str = ""
     """models:/NAME@ALIAS or models:/NAME/VERSION; default the champion of NAME"""
     sample: Annotated[SampleStage, Flat]
+    """without a preset or --config, the sampler's settings are those saved with the model where no flag is given"""
+    unsaid: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """the sampler's settings that neither a preset, a file nor a flag named"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +160,7 @@ def parse(name: str, args_type: type[Common], start: Callable[[Config], Common] 
     """A command's flags, on top of the preset or --config that it starts from."""
     if start is None:
         return _tyro(args_type, name, words, tyro.MISSING_NONPROP)
+    chosen = (bool(words) and not words[0].startswith("-")) or _gives(words, "--config")
     base, words = _base_config(words)
     if name in ("run", "config"):
         words = [_staged(word) for word in words]
@@ -164,6 +169,9 @@ def parse(name: str, args_type: type[Common], start: Callable[[Config], Common] 
         return replace(args, config=replace(args.config, name=_default_name(base, args.config.shard)))
     if isinstance(args, ShardArgs) and not _gives(words, "--name"):
         return replace(args, name=_default_name(base, args.shard))
+    if isinstance(args, SampleArgs) and not chosen:
+        names = [setting.name for setting in fields(SamplerConfig)]
+        return replace(args, unsaid=tuple(name for name in names if not _gives(words, f"--{name}")))
     return args
 
 

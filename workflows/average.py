@@ -27,13 +27,14 @@ def run(environment: Environment, name: str, std: float, step: int = 0) -> Model
     folder = environment.training(tracker.run(version.run_id).key)
     if not (known := snapshots(folder)):
         raise ValueError(
-            f"{version.uri} was trained without snapshots; train with --ema-stds 0.05 0.1 and a --snapshot-every"
+            f"{version.uri} was trained without snapshots; train another one with --ema-stds 0.05 0.1 and a "
+            f"--snapshot-every"
         )
     wanted = Snapshot(std, step or known[-1].num_updates)
-    say(f"average: width {std:g} at step {wanted.num_updates}, from {len(known)} snapshots")
     weights = reconstruct(known, partial(read_snapshot, folder), wanted)
+    say(f"average: width {std:g} at step {wanted.num_updates}, from {len(known)} snapshots")
     model = load_model(pull_model(version).__getitem__)
     load_weights(model.unet, weights)
-    lineage = {name: version.tags[name] for name in ("ddpm.dataset_digest", "ddpm.dataset_uri")}
+    lineage = {tag: version.tags[tag] for tag in ("ddpm.dataset_digest", "ddpm.dataset_uri")}
     tags = {**lineage, "ddpm.ema_std": f"{std:g}", "ddpm.ema_step": str(wanted.num_updates)}
     return register(tracker, version.run_id, version.name, model, tags)

@@ -7,6 +7,7 @@ cannot hurt. All attempts of a run would write the same numbers: the highest who
 from __future__ import annotations
 
 import os
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,8 @@ def write_snapshots(run: Folder, step: int, averages: dict[float, dict[str, Tens
 
 def snapshots(run: Folder) -> list[Snapshot]:
     """The averages that were saved, by time and width."""
-    found = [name.removesuffix(".safetensors").split("-") for name in run.names("snapshots")]
-    return sorted((Snapshot(float(std), int(step)) for step, std in found), key=lambda one: (one.num_updates, one.std))
+    found = filter(None, map(SNAPSHOT_NAME.fullmatch, run.names("snapshots")))
+    return sorted((Snapshot(float(m[2]), int(m[1])) for m in found), key=lambda one: (one.num_updates, one.std))
 
 
 def read_snapshot(run: Folder, snapshot: Snapshot) -> dict[str, Tensor]:
@@ -77,7 +78,10 @@ def read_snapshot(run: Folder, snapshot: Snapshot) -> dict[str, Tensor]:
 
 
 def _snapshot_name(snapshot: Snapshot) -> str:
-    return f"snapshots/{snapshot.num_updates:08d}-{snapshot.std}.safetensors"
+    return f"snapshots/{snapshot.num_updates:08d}-{snapshot.std!r}.safetensors"
+
+
+SNAPSHOT_NAME = re.compile(r"(\d{8,})-([0-9.e-]+)\.safetensors")
 
 
 def _attempts(run: Folder) -> list[str]:

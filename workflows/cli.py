@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,9 @@ def sample(args: SampleArgs) -> dict[str, Any]:
     from .tracking import Tracker, model_version
 
     model = model_version(Tracker(args.where), args.model or args.name)
-    return show_samples(stage.run(Config(name=model.name, sample=args.sample), args.where, model))
+    saved = {name: value for name, value in model.sampler.items() if name in args.unsaid}
+    config = Config(name=model.name, sample=replace(args.sample, **saved))
+    return show_samples(stage.run(config, args.where, model))
 
 
 def restore(args: RestoreArgs) -> dict[str, Any]:

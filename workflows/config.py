@@ -132,7 +132,7 @@ class RestoreStage(RestoreConfig, Workers):
         Workers.__post_init__(self)
         if self.num < 0:
             raise ValueError(f"num must be at least 0, got {self.num}")
-        if self.masks and (self.damage != "none" or self.noise_std):
+        if self.masks and (self.damage not in ("auto", "none") or self.noise_std):
             raise ValueError(
                 "masks must not be given with a damage or a noise_std: they say what is damaged themselves"
             )

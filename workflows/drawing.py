@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffusion.checkpoint import Model, load_model
+from diffusion.sampling import SamplerConfig, timesteps_of
 
 from .tracking import ModelVersion, pull_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from diffusion.sampling import SamplerConfig
 
 MAX_PART_IMAGES = 1024
 PARTS_AT_LEAST = 16
@@ -29,7 +29,7 @@ class Part:
 
 
 def parts_of(num: int, chunk: int) -> Sequence[Part]:
-    """Cut a request into parts of whole chunks: at least 16 if there are so many chunks, never over 1,024 images."""
+    """Cut a request into parts of whole chunks: 16 or more if there are so many, of 1,024 images or a chunk at most."""
     size = max(1, min(MAX_PART_IMAGES, -(-num // PARTS_AT_LEAST)) // chunk) * chunk
     return [Part(i, start, min(start + size, num)) for i, start in enumerate(range(0, num, size))]
 
@@ -67,6 +67,11 @@ def check_sampler(settings: SamplerConfig, model: Model) -> None:
         raise ValueError(f"guidance must be 1 for a model without classes, got {settings.guidance:g}")
     if settings.steps > num_timesteps:
         raise ValueError(f"steps must be at most {num_timesteps} for this model, got {settings.steps}")
+    first = timesteps_of(settings, model.diffusion)[0]
+    if settings.sampler == "heun" and model.diffusion.alpha_bar_at(first) == 0:
+        raise ValueError(
+            f"sampler must not be heun with steps={settings.steps}: it cannot begin where no signal is left"
+        )
 
 
 def lineage_tags(model: ModelVersion) -> dict[str, str]:

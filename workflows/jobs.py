@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shlex
 import sys
 import threading
@@ -36,10 +37,14 @@ ERROR = "ddpm: error: "
 
 def open_client(address: str) -> JobSubmissionClient:
     """A client of the cluster's Jobs API. Raises ValueError if nobody answers there."""
+    # Ray would prefer these to the address that it is given.
+    aside = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ}
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError) as err:
         raise ValueError(f"no Ray cluster answers at address {address}: {str(err).splitlines()[0]}") from None
+    finally:
+        os.environ.update(aside)
 
 
 def run_job(client: JobSubmissionClient, key: str, argv: Sequence[str], local: bool) -> None:

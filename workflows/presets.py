@@ -26,7 +26,7 @@ def digits() -> Config:
             norm_groups=1,  # a CPU's bf16 GroupNorm takes 25 times as long below 16 channels a group
             chunk=50,
         ),
-        diffusion=DiffusionConfig(schedule="cosine", prediction="v"),  # eps needs three times the steps
+        diffusion=DiffusionConfig(schedule="cosine", prediction="v", loss="min_snr"),  # eps needs thrice the steps
         train=TrainStage(
             steps=600,
             global_batch=64,
@@ -39,7 +39,7 @@ def digits() -> Config:
             log_every=20,
         ),
         sample=SampleStage(num=500, sampler="dpmpp", steps=10, guidance=1.5),
-        restore=RestoreStage(damage="box", num=100, steps=25),
+        restore=RestoreStage(num=100, steps=25),
     )
 
 
@@ -84,7 +84,7 @@ def smoke() -> Config:
             log_every=5,
         ),
         sample=SampleStage(num=40, steps=5, guidance=1.5),
-        restore=RestoreStage(damage="box", num=10, steps=5, resamples=2),
+        restore=RestoreStage(num=10, steps=5, resamples=2),
     )
 
 

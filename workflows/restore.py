@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .config import Config, RestoreStage
     from .storage import Environment
 
-ROWS = "restored.json"
+ROWS, CONFIG = "restored.json", "config.json"
 GRID = "grid.png"
 GRID_COLUMNS = 15
 GRID_PIXELS = 720
@@ -75,7 +75,8 @@ def run(config: Config, environment: Environment, model: ModelVersion, out: Fold
     """Mend the pictures of the source, or those that are missing, into `out`, and log what came of it.
 
     The names of all pictures are held in memory: this is for collections, not for crawls. Raises ValueError for
-    settings that the model cannot serve, and for a picture or mask that is not there, not whole or of another size.
+    settings that the model cannot serve, for a picture or mask that is not there, not whole or of another size, and
+    for an `out` that holds something else.
     """
     check_storage(environment)
     stage = _with_source(config.restore, model)
@@ -85,8 +86,11 @@ def run(config: Config, environment: Environment, model: ModelVersion, out: Fold
     if not (names := list(islice(pictures.names(), stage.num or None))):
         raise ValueError(f"source must have at least one picture; there is none in {stage.source}")
     run_key = restore_key(stage, model, pictures, masks)
+    targets(names)  # raises where two would have one name
     folder = out or environment.restored(run_key)
-    with locked(environment, f"restore-{run_key}"):
+    with locked(environment, f"restore-{hashlib.sha256(folder.uri.encode()).hexdigest()[:16]}"):
+        if out is not None:
+            check_out(out, stage, run_key)
         tracker = Tracker(environment)
         tracked = tracker.finished(model.name, "restore", run_key)
         if tracked is not None and folder.exists(ROWS):
@@ -94,6 +98,7 @@ def run(config: Config, environment: Environment, model: ModelVersion, out: Fold
             return RestoreRun(folder, tracked)
         run_id = tracker.start(model.name, "restore", run_key, lineage_tags(model), to_plain(stage))
         with tracker.ending(run_id):
+            folder.write_json(CONFIG, {**to_plain(stage), "key": run_key})
             request = _Request(stage, files, names, folder.uri, run_key)
             with connected(environment, stage):
                 parts = make_missing(
@@ -102,6 +107,29 @@ def run(config: Config, environment: Environment, model: ModelVersion, out: Fold
                 )  # fmt: skip
             _log(tracker, run_id, [row for rows in parts for row in rows], stage, folder, pictures)
         return RestoreRun(folder, tracker.run(run_id))
+
+
+def check_out(out: Folder, stage: RestoreStage, run_key: str) -> None:
+    """Raises ValueError if `out` lies in the source or the masks, or holds anything but an attempt at this very run."""
+    for place in filter(None, (stage.source, stage.masks)):
+        if f"{out.path}/".startswith(f"{Folder(place).path.rstrip('/')}/"):
+            raise ValueError(f"out must not lie in the source or the masks, got {out.uri}: it would be mended in turn")
+    if out.names() and not (out.exists(CONFIG) and run_key.encode() in out.read(CONFIG)):
+        raise ValueError(f"out must be a folder that is empty or new, or this very run's, got {out.uri}")
+
+
+def targets(names: list[str]) -> dict[str, str]:
+    """The file that each picture becomes, by its name: the same, with .png after another suffix than that.
+
+    Raises ValueError if two would become one.
+    """
+    files = {name: name if name.lower().endswith(".png") else f"{name}.png" for name in names}
+    seen: dict[str, str] = {}
+    for name, file in files.items():
+        if file in seen:
+            raise ValueError(f"{seen[file]} and {name} would both become {file}; rename one of them")
+        seen[file] = name
+    return files
 
 
 def restore_key(stage: RestoreStage, model: ModelVersion, pictures: Pictures, masks: Pictures | None) -> str:
@@ -138,7 +166,7 @@ def _mend(part: Part, request: _Request) -> list[Row]:
     mended = restore_images(model.unet, model.diffusion, given, keep, seeds, stage, model.chunk)
     rows = []
     for name, seed, original, before, after in zip(names, seeds, originals, given, mended, strict=True):
-        file = name if name.endswith(".png") else f"{name}.png"
+        file = targets([name])[name]
         data = _png(after)
         out.write(f"pictures/{file}", data)
         if "damaged" in _folders(stage):
@@ -165,11 +193,14 @@ def _damage(
 
 
 def _with_source(stage: RestoreStage, model: ModelVersion) -> RestoreStage:
-    """The same with the source resolved. Raises ValueError where held-out pictures would be taken as damaged ones."""
-    source = stage.source or model.tags["ddpm.dataset_uri"]
-    if Folder(source).exists(DATASET) and stage.damage == "none" and not stage.masks:
+    """The same with source and damage resolved. Raises ValueError where whole pictures would be taken as damaged."""
+    source = Folder(stage.source or model.tags["ddpm.dataset_uri"])
+    held_out, damage = source.exists(DATASET), stage.damage
+    if damage == "auto":
+        damage = ("noise" if stage.noise_std else "box") if held_out and not stage.masks else "none"
+    if held_out and damage == "none" and not stage.masks:
         raise ValueError("damage must be box, noise or blur for held-out pictures, which are whole, got none")
-    return type(stage)(**{**vars(stage), "source": Folder(source).uri})
+    return replace(stage, source=source.uri, damage=damage)
 
 
 def _inputs(stage: RestoreStage, model: Model) -> tuple[Pictures, FolderPictures | None]:
@@ -198,10 +229,9 @@ def _log(tracker: Tracker, run_id: str, rows: list[Row], stage: RestoreStage, ou
     tracker.log_metrics(run_id, metrics)
     out.write(GRID, encode_png(_grid(rows[:GRID_COLUMNS], stage, out, originals)))
     out.delete("parts")
-    out.write_json("config.json", to_plain(stage))
     out.write_json(ROWS, [row._asdict() for row in rows])
     with TemporaryDirectory() as temporary:
-        for name in (GRID, "config.json", ROWS):
+        for name in (GRID, CONFIG, ROWS):
             (Path(temporary) / name).write_bytes(out.read(name))
         for folder in _folders(stage):
             (out / folder).download(Path(temporary) / folder)

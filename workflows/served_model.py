@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow is not typed
-    """`predict(DataFrame[seed, label?], params={steps, sampler, guidance})` gives `DataFrame[seed, png]`."""
+    """`predict(DataFrame[seed, label?], params={steps, sampler, guidance, …})` gives `DataFrame[seed, png]`."""
 
     def load_context(self, context: Any) -> None:
         """Load the weights, with the code that was packaged with them."""

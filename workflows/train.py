@@ -108,6 +108,8 @@ def _register(
     unet = UNet(shape)
     load_weights(unet, checkpoint.emas[0])
     sampler = narrowed(SamplerConfig, config.sample)
+    if not shards.classes:
+        sampler["guidance"] = 1.0  # there is nothing to guide to
     model = Model(unet, Diffusion(config.diffusion), shards.classes, config.model.chunk, sampler)
     tags = {"ddpm.dataset_digest": shards.digest, "ddpm.dataset_uri": shards.folder.uri}
     version = register(tracker, run_id, config.name, model, tags)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from pyarrow import fs
 
 from ..files import Folder
 from .images import Rejected, fit_image, size_of
 from .loader import SampleReader
 from .plan import source_fingerprint
 from .shard_set import DATASET, open_shard_set
-from .sources import FolderSource, is_image_name
+from .sources import is_image_name, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,28 +57,32 @@ class FolderPictures:
     """The pictures in a folder and its subfolders. Other files are passed over."""
 
     def __init__(self, uri: str, image_size: int, channels: int) -> None:
-        self.source = FolderSource(uri)
+        self.folder = Folder(uri)
+        if self.folder.fs.get_file_info(self.folder.path).type != fs.FileType.Directory:
+            raise ValueError(f"pictures and masks must be in a folder; there is none at {self.folder.uri}")
         self.image_size, self.channels = image_size, channels
 
     def fingerprint(self) -> str:
         """Of the files' names, sizes and times."""
-        return source_fingerprint(self.source.items())[0]
+        return source_fingerprint(walk(self.folder))[0]
 
     def names(self) -> Iterator[str]:
         """Paths within the folder."""
-        return (item.source for item in self.source.items() if is_image_name(item.source))
+        return (item.source for item in walk(self.folder) if is_image_name(item.source))
 
     def read(self, name: str) -> UInt8[ndarray, "c h w"]:
         """Decoded as for training, but never cropped or resized: what is mended should be what was given."""
-        data = self.source.read(name)
         try:
+            data = self.folder.read(name)
             found = size_of(data)
             if found != (self.image_size, self.image_size):
                 wanted = f"{self.image_size}x{self.image_size}, as the model draws"
                 raise Rejected("wrong_size", f"it is {found[0]}x{found[1]}, and must be {wanted}")
             pixels = fit_image(data, self.image_size, self.channels)
         except Rejected as err:
-            raise ValueError(f"cannot use {self.source.folder.uri}/{name}: {err.detail}") from None
+            raise ValueError(f"cannot use {self.folder.uri}/{name}: {err.detail}") from None
+        except FileNotFoundError:
+            raise ValueError(f"cannot use {self.folder.uri}/{name}: there is no such file, or a link to none") from None
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -109,12 +114,12 @@ def read_mask(masks: FolderPictures, name: str) -> Bool[ndarray, "1 h w"]:
     it, if there is none or it is of another size.
     """
     stem = name.rpartition(".")[0]
-    for candidate in (name, f"{stem}.png"):
-        if masks.source.folder.exists(candidate):
+    candidates = dict.fromkeys((name, f"{stem}.png"))
+    for candidate in candidates:
+        if masks.folder.exists(candidate):
             return masks.read(candidate)[:1] < HALF
-    raise ValueError(
-        f"masks must have one for every picture; there is no {name} (nor {stem}.png) in {masks.source.folder.uri}"
-    )
+    wanted = " nor ".join(candidates)
+    raise ValueError(f"masks must have one for every picture; there is no {wanted} in {masks.folder.uri}")
 
 
 def _kind(image_size: int, channels: int) -> str:

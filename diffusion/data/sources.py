@@ -83,9 +83,9 @@ class FolderSource:
     def items(self) -> Iterator[Item]:
         """Depth first, each folder sorted: never more than one folder's listing in memory."""
         if not self.classes:
-            yield from self._walk("", label=-1)
+            yield from walk(self.folder)
         for label, name in enumerate(self.classes):
-            yield from self._walk(name, label)
+            yield from walk(self.folder, name, label)
         for name in self.others:
             yield Item(name, -1, "")
 
@@ -93,22 +93,28 @@ class FolderSource:
         """Raises OSError if it cannot be read."""
         return self.folder.read(name)
 
-    def _walk(self, prefix: str, label: int) -> Iterator[Item]:
-        for info in self.folder.entries(prefix):
-            name = f"{prefix}/{info.base_name}" if prefix else info.base_name
-            if info.base_name.startswith("."):
-                continue
-            if info.type == fs.FileType.Directory and not self._loops(name):
-                yield from self._walk(name, label)
-            else:
-                yield Item(name, label, f"{info.size}/{info.mtime_ns}")
 
-    def _loops(self, name: str) -> bool:
-        """Whether a folder is a link to one that it is in: an input like any other, to be refused on record."""
-        if not self.folder.is_local:
-            return False
-        path = Path(self.folder.at(name))
-        return path.is_symlink() and path.resolve() in path.parent.resolve().joinpath("x").parents
+def walk(folder: Folder, prefix: str = "", label: int = -1) -> Iterator[Item]:
+    """Every file under a folder (or the one called `prefix` in it), depth first, each folder sorted.
+
+    What begins with a dot is passed over.
+    """
+    for info in folder.entries(prefix):
+        name = f"{prefix}/{info.base_name}" if prefix else info.base_name
+        if info.base_name.startswith("."):
+            continue
+        if info.type == fs.FileType.Directory and not _loops(folder, name):
+            yield from walk(folder, name, label)
+        else:
+            yield Item(name, label, f"{info.size}/{info.mtime_ns}")
+
+
+def _loops(folder: Folder, name: str) -> bool:
+    """Whether a folder is a link to one that it is in: an input like any other, to be refused on record."""
+    if not folder.is_local:
+        return False
+    path = Path(folder.at(name))
+    return path.is_symlink() and path.resolve() in path.parent.resolve().joinpath("x").parents
 
 
 class DigitsSource:

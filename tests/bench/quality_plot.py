@@ -118,7 +118,7 @@ def sampler_table(rows: list[dict], data: str) -> list[str]:
 
 def markdown(rows: list[dict], floors: dict[str, dict], machine: str) -> str:
     """The section of RESULTS.md: for each data set the ratio first, then all numbers."""
-    lines = ["## Quality per compute", "", machine, ""]
+    lines = [machine, ""]
     for data, real in floors.items():
         lines += [f"### {data}", "", *headline(rows, data), *recipe_table(rows, data)]
         lines += [
@@ -150,8 +150,9 @@ def plot(rows: list[dict], floors: dict[str, dict], to: Path | BytesIO) -> None:
 
 
 def _draw_recipes(panel: Axes, of: dict[str, Curve]) -> None:
-    for recipe in ranked(of):
-        style = {"color": "black", "linewidth": 2.5} if recipe == PLAIN else {}
+    for number, recipe in enumerate(ranked(of)):
+        style = {"linestyle": "-" if number < 10 else "--"}  # matplotlib has ten colours
+        style |= {"color": "black", "linewidth": 2.5} if recipe == PLAIN else {}
         panel.plot(list(of[recipe]), list(of[recipe].values()), marker="o", markersize=3, label=recipe, **style)
     _label_only(panel, sorted(of[PLAIN]))
 
@@ -164,7 +165,8 @@ def _draw_samplers(panel: Axes, rows: list[dict]) -> None:
             mine = [row for row in rows if (row["name"], row["spacing"]) == (name, spacing)]
             line = sorted((row["evaluations"], row["distance"]) for row in mine)
             look = {"color": f"C{names.index(name)}", "marker": "o", "markersize": 3, "label": f"{name}, {spacing}"}
-            panel.plot([at for at, _ in line], [distance for _, distance in line], style, **look)
+            if line:
+                panel.plot([at for at, _ in line], [distance for _, distance in line], style, **look)
     _label_only(panel, sorted({row["evaluations"] for row in rows}))
 
 

@@ -108,7 +108,7 @@ def test_a_folder_of_files_comes_back_under_the_same_names_whatever_lies_beside_
     (tmp_path / "in" / "notes.txt").write_text("not a picture")
     (tmp_path / "alone").mkdir()
     Image.fromarray(held_out(whole, 3)[2]).convert("RGB").save(tmp_path / "alone" / "other.bmp")
-    flags = ("--damage", "none", "--noise-std", "20", "--sampler", "dpmpp")
+    flags = ("--noise-std", "20", "--sampler", "dpmpp")
     three, _ = restore("--source", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *flags)
     restore("--source", str(tmp_path / "alone"), "--out", str(tmp_path / "out2"), *flags)
 
@@ -129,7 +129,7 @@ def test_white_in_a_mask_is_painted_anew_and_dark_is_kept(restore, whole, tmp_pa
     Image.fromarray(pixels).save(tmp_path / "in" / "a.webp", lossless=True)
     Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
     places = ("--source", str(tmp_path / "in"), "--masks", str(tmp_path / "masks"), "--out", str(tmp_path / "out"))
-    restore(*places, "--damage", "none")
+    restore(*places)
     mended = read(tmp_path / "out/pictures/a.webp.png")
 
     assert (mended[:, :4] == pixels[:, :4]).all()
@@ -143,7 +143,9 @@ def test_what_cannot_be_mended_gets_one_line(restore, whole, tmp_path):
     Image.fromarray(np.zeros((9, 8), dtype=np.uint8)).save(tmp_path / "masks" / "a.png")
     places = ("--source", str(tmp_path / "in"), "--masks", str(tmp_path / "masks"), "--out", str(tmp_path / "out"))
     for flags, message in {
-        (*places, "--damage", "none"): f"cannot use {tmp_path}/masks/a.png: it is 8x9, and must be 8x8",
+        (*places[:-1], str(tmp_path / "in" / "out")): "out must not lie in the source or the masks",
+        (*places[:-1], str(tmp_path)): "out must be a folder that is empty or new",
+        places: f"cannot use {tmp_path}/masks/a.png: it is 8x9, and must be 8x8",
         ("--damage", "none"): "damage must be box, noise or blur for held-out pictures",
     }.items():
         _, done = restore(*flags, check=False)

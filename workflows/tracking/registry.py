@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 import warnings
@@ -28,6 +29,7 @@ PACKAGED = (
 )
 """the modules of `diffusion` that drawing samples takes: they import each other relatively"""
 CHAMPION, CANDIDATE = "champion", "candidate"
+SAMPLER_TAG = "ddpm.sampler"
 REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "mlflow")
 
 
@@ -44,6 +46,11 @@ class ModelVersion:
     def uri(self) -> str:
         """The one name of it that never moves."""
         return f"models:/{self.name}/{self.version}"
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """The sampler's settings that the model was made to be drawn with."""
+        return dict(json.loads(self.tags.get(SAMPLER_TAG, "{}")))
 
 
 def log_model(
@@ -74,6 +81,7 @@ def log_model(
     except MlflowException as err:
         if err.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    tags = {**tags, SAMPLER_TAG: json.dumps(sampler)}
     made = tracker.client.create_model_version(name, logged.model_uri, run_id=run_id, tags=tags)
     return _version(made)
 
