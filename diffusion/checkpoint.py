@@ -65,14 +65,17 @@ def load_model(read: Read) -> Model:
     try:
         config = json.loads(read(CONFIG))
         version = config["format_version"]
+    except (ValueError, KeyError, TypeError) as err:
+        raise ValueError(f"{CONFIG} is damaged: {type(err).__name__}: {err}") from None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"model format_version must be {FORMAT_VERSION}, got {version}")
+    try:
         lists = {name: tuple(value) for name, value in config["unet"].items() if isinstance(value, list)}
         unet = UNet(UNetConfig(**{**config["unet"], **lists}))
         diffusion = Diffusion(DiffusionConfig(**config["diffusion"]))
         classes, chunk, sampler = config["classes"], config["chunk"], config["sampler"]
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise ValueError(f"{CONFIG} is damaged: {type(err).__name__}: {err}") from None
-    if version != FORMAT_VERSION:
-        raise ValueError(f"model format_version must be {FORMAT_VERSION}, got {version}")
     if unet.config.learned_variance != (diffusion.config.variance == "learned"):
         raise ValueError(f"{CONFIG} is damaged: the network does not name a variance as its process learns it")
     load_weights(unet, _tensors(read, WEIGHTS))

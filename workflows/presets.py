@@ -39,7 +39,7 @@ def digits() -> Config:
             log_every=20,
         ),
         sample=SampleStage(num=500, sampler="dpmpp", steps=10, guidance=1.5),
-        restore=RestoreStage(num=100, steps=25),
+        restore=RestoreStage(steps=25),
     )
 
 

@@ -16,6 +16,10 @@ from diffusion.unet import UNet, UNetConfig
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LUCIDRAINS_LIKE_OURS = (144, (1, 2, 2, 2))
+"""35,969,475 parameters, 5.64e9 multiplications a picture; ours has 35,746,307 and 5.80e9"""
+LUCIDRAINS_USUAL = (64, (1, 2, 4, 8))
+"""the README's: 35,711,491 parameters, but 1.83e9 multiplications, as most of them are where pictures are small"""
 LR, EMA_DECAY, CLIP = 2e-4, 0.9999, 1.0
 
 
@@ -63,13 +67,13 @@ def diffusers_step(x0: torch.Tensor, bf16: bool) -> Callable[[], None]:
     return step
 
 
-def lucidrains_step(x0: torch.Tensor, bf16: bool) -> Callable[[], None]:
-    """A step of denoising-diffusion-pytorch's Trainer, with its network at about our number of parameters."""
+def lucidrains_step(x0: torch.Tensor, bf16: bool, shape: tuple[int, tuple[int, ...]]) -> Callable[[], None]:
+    """A step of denoising-diffusion-pytorch's Trainer, with its network of this width and these multiples of it."""
     _without_torchvision()
     from denoising_diffusion_pytorch.denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from ema_pytorch import EMA
 
-    unet = Unet(dim=64, dim_mults=(1, 2, 4, 8), dropout=0.1)  # 35,711,491
+    unet = Unet(dim=shape[0], dim_mults=shape[1], dropout=0.1)
     diffusion = GaussianDiffusion(unet, image_size=32, timesteps=1000).to(x0.device).train()
     optimizer = torch.optim.Adam(diffusion.parameters(), lr=LR, betas=(0.9, 0.99))
     ema = EMA(diffusion, beta=EMA_DECAY, update_every=10)

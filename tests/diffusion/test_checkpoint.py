@@ -3,7 +3,15 @@ import json
 import pytest
 import torch
 
-from diffusion.checkpoint import Checkpoint, Model, load_checkpoint, load_model, save_checkpoint, save_model
+from diffusion.checkpoint import (
+    Checkpoint,
+    Model,
+    load_checkpoint,
+    load_model,
+    load_weights,
+    save_checkpoint,
+    save_model,
+)
 from diffusion.files import Folder
 from diffusion.process import Diffusion, DiffusionConfig
 from diffusion.unet import UNet, UNetConfig
@@ -215,3 +223,21 @@ def test_a_commit_that_names_too_few_files_is_not_whole():
 
     with pytest.raises(ValueError, match="checkpoint is not whole"):
         load_checkpoint(reader({**files, "COMMIT": json.dumps(digests).encode()}))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(value):
+    unet = UNet(UNetConfig(image_size=8, base_channels=8, channel_mults=(1,), norm_groups=2, attention_resolutions=()))
+    weights = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    weights["conv_in.bias"][0] = value
+
+    with pytest.raises(ValueError, match=r"weights must be finite floating-point numbers; conv_in\.bias has others"):
+        load_weights(unet, weights)
+
+
+@pytest.mark.parametrize(
+    "config", [b"", b"[]", b"{}", b'{"format_version": 1}', b'{"format_version": 1, "unet": {"x": 1}}']
+)
+def test_a_damaged_config_is_refused_by_name(config):
+    with pytest.raises(ValueError, match=r"config\.json is damaged: "):
+        load_model({"config.json": config, "model.safetensors": b""}.__getitem__)

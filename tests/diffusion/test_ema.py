@@ -242,9 +242,9 @@ def test_an_average_that_was_kept_is_made_of_itself_alone(stds, data):
     assert found == pytest.approx([1.0 * (snapshot == wanted) for snapshot in snapshots], abs=1e-4)
 
 
-@pytest.mark.parametrize("wanted", [Snapshot(0.08, 1000), Snapshot(0.15, 800), Snapshot(0.03, 450)])
+@pytest.mark.parametrize("wanted", [Snapshot(0.08, 1000), Snapshot(0.15, 1000), Snapshot(0.06, 500)])
 def test_the_weights_fit_the_wanted_profile_best(wanted):
-    snapshots = [Snapshot(std, num_updates) for std in (0.05, 0.1) for num_updates in (250, 500, 1000)]
+    snapshots = [Snapshot(std, num_updates) for std in (0.05, 0.1) for num_updates in (250, 500, 750, 1000)]
     times = np.linspace(0, 1000, 200_001)
 
     def profile(snapshot):
@@ -254,7 +254,23 @@ def test_the_weights_fit_the_wanted_profile_best(wanted):
     basis = np.stack([profile(snapshot) for snapshot in snapshots], axis=1)
     fitted = np.linalg.lstsq(basis, profile(wanted), rcond=None)[0]
 
-    assert reconstruction_weights(snapshots, wanted) == pytest.approx(fitted, abs=2e-3)
+    assert reconstruction_weights(snapshots, wanted) == pytest.approx(fitted / fitted.sum(), abs=5e-3)
+
+
+@given(st.floats(0.04, 0.2), st.sampled_from([500, 1000]))
+def test_an_average_of_weights_that_never_changed_is_those_weights(std, num_updates):
+    snapshots = [Snapshot(kept, at) for kept in (0.05, 0.1) for at in range(100, 1001, 100)]
+    made = reconstruct(snapshots, lambda _: {"weight": torch.tensor([3.0, -1.0])}, Snapshot(std, num_updates))
+
+    torch.testing.assert_close(made["weight"], torch.tensor([3.0, -1.0]))
+
+
+@pytest.mark.parametrize("wanted", [Snapshot(0.05, 1), Snapshot(0.07, 10), Snapshot(0.28, 20), Snapshot(0.02, 20)])
+def test_an_average_that_the_snapshots_do_not_come_near_is_refused(wanted):
+    snapshots = [Snapshot(std, at) for std in (0.05, 0.1) for at in (4, 8, 12, 16, 20)]
+
+    with pytest.raises(ValueError, match=f"cannot make an average of std {wanted.std} at step {wanted.num_updates}: "):
+        reconstruction_weights(snapshots, wanted)
 
 
 def test_one_snapshot_is_loaded_at_a_time_and_each_once():

@@ -325,8 +325,9 @@ def test_floats_outside_the_range_are_clipped(x, pixel):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_timesteps": 0}, "num_timesteps must be at least 1, got 0"),
-        ({"num_timesteps": -5}, "num_timesteps must be at least 1, got -5"),
+        ({"num_timesteps": 0}, "num_timesteps must be at least 1 and at most 1000000, got 0"),
+        ({"num_timesteps": -5}, "num_timesteps must be at least 1 and at most 1000000, got -5"),
+        ({"num_timesteps": 10**12}, "num_timesteps must be at least 1 and at most 1000000, got 1000000000000"),
         ({"num_timesteps": 20}, "num_timesteps=20; use more timesteps"),
         ({"schedule": "square"}, "schedule must be one of linear, cosine, sigmoid, got 'square'"),
         ({"prediction": "score"}, "prediction must be one of eps, x0, v, got 'score'"),

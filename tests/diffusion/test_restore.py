@@ -218,8 +218,9 @@ def test_blur_keeps_the_mean_and_takes_the_detail(side):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"damage": "fire"}, "damage must be one of none, box, noise, blur, got 'fire'"),
+        ({"damage": "fire"}, "damage must be one of auto, none, box, noise, blur, got 'fire'"),
         ({"damage": "noise"}, "noise_std must be above 0 with damage=noise, got 0"),
+        ({"damage": "box", "noise_std": 9.0}, "noise_std must be 0 with damage=box, got 9.0"),
         ({"noise_std": -1}, r"noise_std must lie in \[0, 255\], got -1"),
         ({"noise_std": float("nan")}, r"noise_std must lie in \[0, 255\], got nan"),
         ({"strength": 0.0}, r"strength must lie in \(0, 1\], got 0.0"),
@@ -233,6 +234,15 @@ def test_blur_keeps_the_mean_and_takes_the_detail(side):
 def test_impossible_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         RestoreConfig(**options)
+
+
+def test_a_model_in_training_and_missing_seeds_are_refused():
+    diffusion, config = process(num_timesteps=50), RestoreConfig(steps=2)
+
+    with pytest.raises(ValueError, match="must be in eval mode"):
+        next(restore_images(network().train(), diffusion, pictures(), None, range(5), config, chunk=2))
+    with pytest.raises(ValueError, match="seeds must be one a picture: got 4 for 5"):
+        next(restore_images(network(), diffusion, pictures(), None, range(4), config, chunk=2))
 
 
 def test_pictures_and_masks_of_another_size_are_refused():

@@ -319,7 +319,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_anything_is_changed(valu
     before = snapshot(training)
     good = next(noisy(training.unet, training.config, 2, 3))
     bad = NoisyBatch(2, good.images, None, good.t, torch.full_like(good.eps, value))
-    with pytest.raises(FloatingPointError, match=r"is not finite at step 2; lower lr=0.001"):
+    with pytest.raises(FloatingPointError, match=r"is not finite at step 2, 1 in a row; lower lr=0.001"):
         fit(training, [bad], lambda report: None)
 
     assert bitwise_equal(snapshot(training), before)
@@ -353,6 +353,17 @@ def test_a_skipped_step_leaves_weights_and_optimiser_as_they_were_and_the_run_go
     assert optimizers[bad_step].keys() == optimizers[bad_step + 1].keys()
     assert all(torch.equal(value, optimizers[bad_step + 1][name]) for name, value in optimizers[bad_step].items())
     assert all(tensor.isfinite().all() for group in states[-1][1] for tensor in group.values())
+
+
+def test_a_run_whose_every_step_is_skipped_stops_all_the_same():
+    training = training_of(network(), train_config(on_nan="skip"))
+    good = next(noisy(training.unet, training.config, 0, 1))
+    bad = [NoisyBatch(step, good.images, None, good.t, good.eps * math.nan) for step in range(20)]
+    reports = []
+    with pytest.raises(FloatingPointError, match=r"at step 10, 11 in a row"):
+        fit(training, bad, reports.append)
+
+    assert len(reports) == 10
 
 
 @pytest.mark.parametrize("bad_step", [0, 2])

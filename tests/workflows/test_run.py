@@ -229,3 +229,18 @@ def test_a_flat_folder_of_colour_pictures_trains_a_model_without_classes(ddpm, c
     assert result["model"] == "models:/noise/1"
     assert (shards.classes, shards.channels, shards.num_samples("train")) == ([], 3, 5)
     assert open_shard_set(Folder(result["data"])).rejects == {"unknown_format": 1}
+
+    again = ddpm(
+        "sample",
+        "--name",
+        "noise",
+        "--num",
+        "3",
+        "--storage",
+        str(tmp_path / ".runs"),
+        "--address",
+        cluster.address,
+        "--json",
+    )  # as the README says: the settings are those that the model was saved with, not those of the default preset
+    drawn = Folder(json.loads(again.stdout.splitlines()[-1])["samples"]).read_json("config.json")["sample"]
+    assert (drawn["num"], drawn["sampler"], drawn["steps"], drawn["guidance"]) == (3, "ddim", 5, 1.0)
