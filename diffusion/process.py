@@ -45,7 +45,7 @@ class DiffusionConfig:
     Any schedule goes with any prediction and any loss, but that a schedule with zero terminal SNR goes neither with
     eps (at its last step x_t is all noise and says nothing of x0) nor with min_snr (which would not train that step),
     and that `LOSSES_OF` pairs losses with variances. On the quality curve (tests/bench) v needs a third of eps's
-    training steps, min_snr ends a tenth to a fifth better than simple; sigmoid and zero_terminal_snr are level with
+    training steps, min_snr ends a twentieth to a sixth better than simple; sigmoid and zero_terminal_snr are level with
     cosine, and neither fixed_large nor learned wins anywhere.
     """
 

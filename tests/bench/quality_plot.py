@@ -118,7 +118,7 @@ def sampler_table(rows: list[dict], data: str) -> list[str]:
 
 def markdown(rows: list[dict], floors: dict[str, dict], machine: str) -> str:
     """The section of RESULTS.md: for each data set the ratio first, then all numbers."""
-    lines = [machine, ""]
+    lines = [machine, "", "![Distance by training steps and by network evaluations](quality.png)", ""]
     for data, real in floors.items():
         lines += [f"### {data}", "", *headline(rows, data), *recipe_table(rows, data)]
         lines += [
