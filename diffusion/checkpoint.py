@@ -78,7 +78,7 @@ def load_model(read: Read) -> Model:
         raise ValueError(f"{CONFIG} is damaged: {type(err).__name__}: {err}") from None
     if unet.config.learned_variance != (diffusion.config.variance == "learned"):
         raise ValueError(f"{CONFIG} is damaged: the network does not name a variance as its process learns it")
-    load_weights(unet, _tensors(read, WEIGHTS))
+    load_weights(unet, read_tensors(read(WEIGHTS), WEIGHTS))
     return Model(unet.eval(), diffusion, classes, chunk, sampler)
 
 
@@ -147,9 +147,10 @@ def load_checkpoint(read: Read) -> Checkpoint:
     return Checkpoint(state.pop("step"), model, emas, optimizer, state)
 
 
-def _tensors(read: Read, name: str) -> dict[str, Tensor]:
+def read_tensors(data: bytes, name: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises ValueError, naming the file, if it is damaged."""
     try:
-        return safetensors.torch.load(read(name))
+        return safetensors.torch.load(data)
     except safetensors.SafetensorError as err:
         raise ValueError(f"{name} is damaged: {err}") from err
 

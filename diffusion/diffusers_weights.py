@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import safetensors
 import safetensors.torch
 
+from .checkpoint import load_weights, read_tensors
 from .layers import Downsample, Upsample
 
 if TYPE_CHECKING:
@@ -74,10 +74,7 @@ def load_diffusers_weights(unet: UNet, file: str, data: bytes) -> None:
 
     Raises ValueError if the file is damaged or, naming the first difference, of another network.
     """
-    try:
-        found = {_modern(name): weight for name, weight in safetensors.torch.load(data).items()}
-    except safetensors.SafetensorError as err:
-        raise ValueError(f"{file} is damaged: {err}") from err
+    found = {_modern(name): weight for name, weight in read_tensors(data, file).items()}
     names, ours = diffusers_names(unet), unet.state_dict()
     expected = {names[name]: _shape(names[name], weight) for name, weight in ours.items()}
     shapes = {name: tuple(weight.shape) for name, weight in found.items()}
@@ -87,7 +84,7 @@ def load_diffusers_weights(unet: UNet, file: str, data: bytes) -> None:
                 f"{file} is of another network than its config.json: {name} should be "
                 f"{expected.get(name, 'absent')}, is {shapes.get(name, 'absent')}"
             )
-    unet.load_state_dict({name: found[names[name]].view_as(weight) for name, weight in ours.items()})
+    load_weights(unet, {name: found[names[name]].view_as(weight) for name, weight in ours.items()})
 
 
 def _shape(name: str, weight: Tensor) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +45,7 @@ def power(std: float) -> Profile:
     return lambda k: (1 - 1 / (k + 1)) ** (gamma + 1)
 
 
+@cache  # the products of n snapshots ask for it 2 n^2 times, of a handful of widths
 def power_exponent(std: float) -> float:
     """gamma of the profile s^gamma on [0, 1] whose standard deviation is `std` (Karras et al. 2024, eq. 126).
 

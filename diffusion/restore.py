@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch.nn import functional as F
 
-from .process import CLEAN, Diffusion, posterior, q_sample, q_step, to_uint8, to_unit_range
-from .samplers import SAMPLERS
+from .process import CLEAN, Diffusion, q_sample, q_step, to_uint8, to_unit_range
+from .samplers import SAMPLERS, ancestral_step
 from .sampling import SamplerConfig, image_noise, in_chunks, in_precision, network_denoiser, timesteps_of
 
 if TYPE_CHECKING:
@@ -181,11 +181,8 @@ def inpaint(
         if t_next > t:
             x = q_step(1 - following / alpha_bar, x, noise(2 * number))
         else:
-            found = denoise(x, t)
-            painted, _ = posterior(alpha_bar, following, found.x0, x)
-            if t_next != CLEAN:
-                log_variance = diffusion.step_log_variance(alpha_bar, following, found.variance_fraction)
-                painted = painted + (0.5 * log_variance).exp().to(x.dtype) * noise(2 * number)
+            mean, deviation = ancestral_step(denoise(x, t), x, alpha_bar, following, diffusion)
+            painted = mean if t_next == CLEAN else mean + deviation * noise(2 * number)
             x = torch.where(keep, q_sample(following, known, noise(2 * number + 1)), painted)
         yield x
 

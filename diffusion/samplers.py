@@ -64,12 +64,18 @@ def ddpm(
     """
     for t, t_next in pairwise([*timesteps, CLEAN]):
         alpha_bar, previous = diffusion.alpha_bar_at(t), diffusion.alpha_bar_at(t_next)
-        found = denoise(x, t)
-        x, _ = posterior(alpha_bar, previous, found.x0, x)
-        if t_next != CLEAN:
-            log_variance = diffusion.step_log_variance(alpha_bar, previous, found.variance_fraction)
-            x = x + (0.5 * log_variance).exp().to(x.dtype) * noise(t)
+        mean, deviation = ancestral_step(denoise(x, t), x, alpha_bar, previous, diffusion)
+        x = mean if t_next == CLEAN else mean + deviation * noise(t)
         yield x
+
+
+def ancestral_step(
+    found: Denoised, x: Float[Tensor, "b c h w"], alpha_bar: Tensor, previous: Tensor, diffusion: Diffusion
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "..."]]:
+    """Mean and standard deviation of the step back from x at alpha_bar to `previous` (Ho et al. 2020, eq. 1)."""
+    mean, _ = posterior(alpha_bar, previous, found.x0, x)
+    log_variance = diffusion.step_log_variance(alpha_bar, previous, found.variance_fraction)
+    return mean, (0.5 * log_variance).exp().to(x.dtype)
 
 
 def ddim(

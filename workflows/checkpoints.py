@@ -11,10 +11,9 @@ import re
 import socket
 from typing import TYPE_CHECKING
 
-import safetensors
 import safetensors.torch
 
-from diffusion.checkpoint import COMMIT, Checkpoint, load_checkpoint, save_checkpoint
+from diffusion.checkpoint import COMMIT, Checkpoint, load_checkpoint, read_tensors, save_checkpoint
 from diffusion.ema import Snapshot
 
 from .progress import say
@@ -71,10 +70,7 @@ def snapshots(run: Folder) -> list[Snapshot]:
 def read_snapshot(run: Folder, snapshot: Snapshot) -> dict[str, Tensor]:
     """The averages by parameter name. Raises ValueError if the file is damaged."""
     name = _snapshot_name(snapshot)
-    try:
-        return safetensors.torch.load(run.read(name))
-    except safetensors.SafetensorError as err:
-        raise ValueError(f"{run.uri}/{name} is damaged: {err}") from None
+    return read_tensors(run.read(name), f"{run.uri}/{name}")
 
 
 def _snapshot_name(snapshot: Snapshot) -> str:

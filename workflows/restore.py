@@ -86,7 +86,7 @@ def run(config: Config, environment: Environment, model: ModelVersion, out: Fold
     if not (names := list(islice(pictures.names(), stage.num or None))):
         raise ValueError(f"source must have at least one picture; there is none in {stage.source}")
     run_key = restore_key(stage, model, pictures, masks)
-    targets(names)  # raises where two would have one name
+    check_targets(names)
     folder = out or environment.restored(run_key)
     with locked(environment, f"restore-{hashlib.sha256(folder.uri.encode()).hexdigest()[:16]}"):
         if out is not None:
@@ -118,18 +118,17 @@ def check_out(out: Folder, stage: RestoreStage, run_key: str) -> None:
         raise ValueError(f"out must be a folder that is empty or new, or this very run's, got {out.uri}")
 
 
-def targets(names: list[str]) -> dict[str, str]:
-    """The file that each picture becomes, by its name: the same, with .png after another suffix than that.
+def target(name: str) -> str:
+    """The file that a picture becomes: the same name, with .png after another suffix than that."""
+    return name if name.lower().endswith(".png") else f"{name}.png"
 
-    Raises ValueError if two would become one.
-    """
-    files = {name: name if name.lower().endswith(".png") else f"{name}.png" for name in names}
+
+def check_targets(names: list[str]) -> None:
+    """Raises ValueError if two pictures would become one file."""
     seen: dict[str, str] = {}
-    for name, file in files.items():
-        if file in seen:
-            raise ValueError(f"{seen[file]} and {name} would both become {file}; rename one of them")
-        seen[file] = name
-    return files
+    for name in names:
+        if (first := seen.setdefault(target(name), name)) != name:
+            raise ValueError(f"{first} and {name} would both become {target(name)}; rename one of them")
 
 
 def restore_key(stage: RestoreStage, model: ModelVersion, pictures: Pictures, masks: Pictures | None) -> str:
@@ -166,7 +165,7 @@ def _mend(part: Part, request: _Request) -> list[Row]:
     mended = restore_images(model.unet, model.diffusion, given, keep, seeds, stage, model.chunk)
     rows = []
     for name, seed, original, before, after in zip(names, seeds, originals, given, mended, strict=True):
-        file = targets([name])[name]
+        file = target(name)
         data = _png(after)
         out.write(f"pictures/{file}", data)
         if "damaged" in _folders(stage):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jaxtyping import UInt8
     from numpy import ndarray
 
@@ -37,13 +40,27 @@ def fit_image(data: bytes, image_size: int, channels: int) -> UInt8[ndarray, "h 
     channels 1 gives grey, 3 RGB. Transparency is laid over white; 16-bit grey is scaled to 8; of an animation
     the first frame is taken. Raises Rejected for what is not a whole picture of a known format, or too large.
     """
+    with _refusing(), _opened(data) as image:
+        if image.width * image.height > MAX_PIXELS:  # from the header: nothing has been decoded yet
+            raise Rejected("too_large", f"{image.width}x{image.height} is over {MAX_PIXELS} pixels")
+        upright = ImageOps.exif_transpose(image)
+        flat = _without_alpha(_to_8_bits(upright))
+        fitted = ImageOps.fit(flat.convert(MODES[channels]), (image_size, image_size), Image.Resampling.LANCZOS)
+    return np.asarray(fitted).reshape(image_size, image_size, channels)
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height that an image file's header claims, turned upright. Raises Rejected if it is no picture."""
+    with _refusing(), _opened(data) as image:
+        turned = image.getexif().get(ORIENTATION, 1) >= ON_ITS_SIDE
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What Pillow raises of a file, as Rejected."""
     try:
-        with _opened(data) as image:
-            if image.width * image.height > MAX_PIXELS:  # from the header: nothing has been decoded yet
-                raise Rejected("too_large", f"{image.width}x{image.height} is over {MAX_PIXELS} pixels")
-            upright = ImageOps.exif_transpose(image)
-            flat = _without_alpha(_to_8_bits(upright))
-            fitted = ImageOps.fit(flat.convert(MODES[channels]), (image_size, image_size), Image.Resampling.LANCZOS)
+        yield
     except UnidentifiedImageError as err:
         raise Rejected("unknown_format", f"not one of {', '.join(FORMATS)}") from err
     except Rejected:
@@ -51,19 +68,6 @@ def fit_image(data: bytes, image_size: int, channels: int) -> UInt8[ndarray, "h 
     except BOMBS as err:
         raise Rejected("too_large", str(err)) from err
     except (OSError, SyntaxError, ValueError) as err:  # what Pillow's codecs raise
-        raise Rejected("undecodable", str(err)) from err
-    return np.asarray(fitted).reshape(image_size, image_size, channels)
-
-
-def size_of(data: bytes) -> tuple[int, int]:
-    """Width and height that an image file's header claims, turned upright. Raises Rejected if it is no picture."""
-    try:
-        with _opened(data) as image:
-            turned = image.getexif().get(ORIENTATION, 1) >= ON_ITS_SIDE
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except UnidentifiedImageError as err:
-        raise Rejected("unknown_format", f"not one of {', '.join(FORMATS)}") from err
-    except (*BOMBS, OSError, SyntaxError, ValueError) as err:
         raise Rejected("undecodable", str(err)) from err
 
 
