@@ -84,18 +84,25 @@ def load_model(read: Read) -> Model:
 
 def load_weights(unet: UNet, weights: dict[str, Tensor]) -> None:
     """Copy weights into a network. Raises ValueError, naming the first difference, if they are of another one."""
-    expected = {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise ValueError(
-                f"weights are of another network: {name} should be {expected.get(name, 'absent')}, "
-                f"is {found.get(name, 'absent')}"
-            )
+    check_shapes(shapes_of(unet.state_dict()), shapes_of(weights), "weights are of another network")
     for name, tensor in weights.items():
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             raise ValueError(f"weights must be finite floating-point numbers; {name} has others")
     unet.load_state_dict(weights)
+
+
+def shapes_of(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def check_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], complaint: str) -> None:
+    """Raises ValueError, with the complaint and the first difference, if names or shapes are not those expected."""
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ValueError(
+                f"{complaint}: {name} should be {expected.get(name, 'absent')}, is {found.get(name, 'absent')}"
+            )
 
 
 @dataclass(frozen=True)

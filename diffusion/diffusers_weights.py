@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import safetensors.torch
 
-from .checkpoint import load_weights, read_tensors
+from .checkpoint import check_shapes, load_weights, read_tensors, shapes_of
 from .layers import Downsample, Upsample
 
 if TYPE_CHECKING:
@@ -77,13 +77,7 @@ def load_diffusers_weights(unet: UNet, file: str, data: bytes) -> None:
     found = {_modern(name): weight for name, weight in read_tensors(data, file).items()}
     names, ours = diffusers_names(unet), unet.state_dict()
     expected = {names[name]: _shape(names[name], weight) for name, weight in ours.items()}
-    shapes = {name: tuple(weight.shape) for name, weight in found.items()}
-    for name in sorted(expected.keys() | shapes.keys()):
-        if expected.get(name) != shapes.get(name):
-            raise ValueError(
-                f"{file} is of another network than its config.json: {name} should be "
-                f"{expected.get(name, 'absent')}, is {shapes.get(name, 'absent')}"
-            )
+    check_shapes(expected, shapes_of(found), f"{file} is of another network than its config.json")
     load_weights(unet, {name: found[names[name]].view_as(weight) for name, weight in ours.items()})
 
 

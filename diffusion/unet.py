@@ -31,7 +31,7 @@ class NetworkConfig:
     num_res_blocks: int = 2
     """residual blocks a level on the way down (one more on the way up)"""
     attention_resolutions: tuple[int, ...] = (16,)
-    """sides, in pixels, at which self-attention is used (always in the middle)"""
+    """sides, in pixels, at which self-attention is used, where a level has that side (and always in the middle)"""
     dropout: float = 0.1
     """inside residual blocks"""
     norm_groups: int = 32

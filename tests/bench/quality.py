@@ -20,8 +20,6 @@ import argparse
 import copy
 import io
 import json
-import platform
-import subprocess
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -29,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from contest import write_section
+from contest import circumstances, write_section
 from PIL import Image
 from quality_plot import PLAIN, markdown, plot
 
@@ -269,12 +267,6 @@ def measure_all(bench: Bench) -> None:
         bench.samplers(data, WINNER)
 
 
-def machine() -> str:
-    """What the numbers were taken with. They do not depend on how fast it is."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    return f"{platform.machine()}, torch {torch.__version__}, float32, commit {commit.stdout.strip()}."
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a minute: does it run?")
@@ -288,7 +280,7 @@ def main() -> None:
     bench = Bench(effort, args.results, args.pictures)
     measure_all(bench)
     floors = {data: floor(data, effort.num_samples) for data in effort.datasets}
-    text = markdown(bench.rows, floors, machine())
+    text = markdown(bench.rows, floors, circumstances(("torch",)))
     if args.quick:
         print(text)
     else:
