@@ -215,7 +215,7 @@ def _first_section(box: str) -> str:
 
 def _default_name(base: Config, stage: ShardStage) -> str:
     """That of the preset, or of the source folder where the flags name another source."""
-    return base.name if stage.source == base.shard.source else Path(stage.source.rstrip("/")).resolve().name
+    return base.name if stage.source == base.shard.source else Path(stage.source[0].rstrip("/")).resolve().name
 
 
 def _staged(word: str) -> str:

@@ -224,6 +224,14 @@ def _exactly(value: Any, kind: type[Any]) -> Any:
     return value
 
 
+def _texts(value: Any, _kind: object) -> tuple[str, ...]:
+    """A list of texts, or one that stands alone."""
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(f"must be text or a list of texts, got {value!r}")
+    return tuple(_exactly(text, str) for text in ([value] if isinstance(value, str) else value))
+
+
+CONVERTER.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
 NOUNS: dict[type[Any], str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 for _kind in NOUNS:
     CONVERTER.register_structure_hook(_kind, _exactly)

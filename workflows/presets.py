@@ -16,7 +16,7 @@ def digits() -> Config:
     """scikit-learn's handwritten digits at 16x16, by class: two CPU cores learn them in about a minute."""
     return Config(
         name="digits",
-        shard=ShardStage(source="digits", image_size=16, samples_per_shard=256),
+        shard=ShardStage(image_size=16, samples_per_shard=256),
         model=ModelConfig(
             base_channels=16,
             channel_mults=(1, 2, 4),
@@ -50,7 +50,7 @@ def cifar10() -> Config:
     """
     return Config(
         name="cifar10",
-        shard=ShardStage(source="cifar10", image_size=32, val_fraction=0.0),
+        shard=ShardStage(source=("cifar10",), image_size=32, val_fraction=0.0),
         model=ModelConfig(),
         diffusion=DiffusionConfig(variance="fixed_large"),
         train=TrainStage(
@@ -64,7 +64,7 @@ def smoke() -> Config:
     """Everything once, in seconds: a network that learns next to nothing from 8x8 digits."""
     return Config(
         name="smoke",
-        shard=ShardStage(source="digits", image_size=8, samples_per_shard=512),
+        shard=ShardStage(image_size=8, samples_per_shard=512),
         model=ModelConfig(
             base_channels=16,
             channel_mults=(1, 2),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from diffusion.data.plan import Plan, make_plan, read_plan, source_fingerprint
 from diffusion.data.shard_set import DATASET, ShardSet, commit_plan, open_shard_set
 from diffusion.data.shards import ShardReport, make_shard, read_report
-from diffusion.data.sources import check_source, open_source
+from diffusion.data.sources import check_source
 from diffusion.files import Folder
 
 from .cluster import connected, make_missing
@@ -31,13 +31,13 @@ def finished(stage: ShardStage, out: Folder) -> ShardSet | None:
         return None
     shards = open_shard_set(out)
     if shards.config_fingerprint != stage.fingerprint:
-        changed = [name for name, value in shards.config.items() if getattr(stage, name) != value]
+        changed = [name for name, value in stage.values.items() if shards.config.get(name) != value]
         raise ValueError(
             f"{out.uri} holds a shard set made with another {', '.join(changed)}; give another --name, or delete it"
         )
-    if shards.source_fingerprint != source_fingerprint(open_source(stage.source).items())[0]:
+    if shards.source_fingerprint != source_fingerprint(stage.open_source().blocks()):
         raise ValueError(
-            f"the source {stage.source} has changed since the shard set at {out.uri} was made; "
+            f"the source {' '.join(stage.source)} has changed since the shard set at {out.uri} was made; "
             f"give another --name, or delete it"
         )
     return shards
@@ -66,8 +66,8 @@ def run(config: Config, environment: Environment, out: Folder) -> ShardSet:
 def _plan(stage: ShardStage, out: Folder) -> Plan:
     """The plan of a killed run, if it was for the same settings and inputs; else a new one, on a clean ground."""
     plan = read_plan(out)
-    if plan is not None and plan.config_fingerprint == stage.fingerprint:
-        if plan.source_fingerprint == source_fingerprint(open_source(stage.source).items())[0]:
+    if plan is not None and plan.config.fingerprint == stage.fingerprint:
+        if plan.source_fingerprint == source_fingerprint(stage.open_source().blocks()):
             return plan
         say("shards: the source has changed since the last attempt; beginning anew")
     for name in UNFINISHED:

@@ -12,7 +12,7 @@ from .images import Rejected, fit_image, size_of
 from .loader import SampleReader
 from .plan import source_fingerprint
 from .shard_set import DATASET, open_shard_set
-from .sources import is_image_name, walk
+from .sources import in_blocks, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,11 +64,11 @@ class FolderPictures:
 
     def fingerprint(self) -> str:
         """Of the files' names, sizes and times."""
-        return source_fingerprint(walk(self.folder))[0]
+        return source_fingerprint(in_blocks(walk(self.folder)))
 
     def names(self) -> Iterator[str]:
         """Paths within the folder."""
-        return (item.source for item in walk(self.folder) if is_image_name(item.source))
+        return (item.source for item in walk(self.folder) if item.is_image)
 
     def read(self, name: str) -> UInt8[ndarray, "c h w"]:
         """Decoded as for training, but never cropped or resized: what is mended should be what was given."""

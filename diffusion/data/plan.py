@@ -1,48 +1,57 @@
 """Deciding, before an image is opened, which inputs go into which shard.
 
-The listing is streamed: a block is up to 64 consecutive inputs, blocks are written to `plan/` as Parquet row
-groups, and a keyed permutation of the blocks gives each shard its own. The driver never holds a list of samples.
+The listing is streamed: a block is a few consecutive inputs that are read at once (64 files, a row group), blocks are
+written to `plan/` as Parquet row groups, and a keyed permutation of the blocks gives each shard its own. The driver
+never holds a list of samples.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..seeding import generator
+from ..seeding import permuted
 from ..settings import narrowed
 from .images import MODES
-from .sources import Item, is_image_name, open_source
+from .sources import Item, Source, open_source, sorted_classes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..files import Folder
 
-BLOCK_ITEMS = 64
 BLOCKS_PER_FILE = 1024
 PLAN = "plan/plan.json"
-SCHEMA = pa.schema([("source", pa.string()), ("label", pa.int64())])
+SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("label", pa.string()),
+        ("is_image", pa.bool_()),
+        ("start", pa.int64()),
+        ("length", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig:
     """What a shard set is made of. The same values and the same source give the same bytes."""
 
-    source: str = "digits"
-    """a folder of images (its subfolders are the classes), or digits"""
+    source: tuple[str, ...] = ("digits",)
+    """a folder of images (its subfolders are the classes), or digits; several are laid one after the other"""
     image_size: int = 32
     """side in pixels of the square pictures that are written"""
     channels: int = 0
     """1 grey, 3 RGB, 0: what the source says (digits 1, folders 3)"""
     samples_per_shard: int = 4096
-    """a target: shards are cut at blocks of 64 inputs"""
+    """a target: shards are cut at blocks, of 64 files or of a Parquet row group"""
     val_fraction: float = 0.1
     """share of the inputs, by content hash, that training never sees"""
     max_reject_fraction: float = 0.01
@@ -51,8 +60,8 @@ class ShardConfig:
     """of the order in which samples are laid into shards"""
 
     def __post_init__(self) -> None:
-        if not self.source:
-            raise ValueError("source must be a folder of images, or digits, got ''")
+        if not self.source or not all(self.source):
+            raise ValueError(f"source must be one or more folders of images, or digits, got {list(self.source)}")
         if self.image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {self.image_size}")
         if self.channels not in (0, *MODES):
@@ -67,27 +76,30 @@ class ShardConfig:
     @property
     def fingerprint(self) -> str:
         """Of the values above and nothing that a subclass adds: 32 hex characters."""
-        values = narrowed(ShardConfig, self)
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """As JSON keeps them, without what a subclass adds."""
+        return {**narrowed(ShardConfig, self), "source": list(self.source)}
+
+    def open_source(self) -> Source:
+        """The images that the set is made of. Raises ValueError if they are not there."""
+        return open_source(self.source)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What was listed, and how it is cut into shards."""
 
-    config: dict[str, Any]
-    config_fingerprint: str
+    config: ShardConfig
     source_fingerprint: str
-    classes: list[str] = field(default_factory=list)
+    classes: list[str]
     channels: int
+    num_blocks: int
     num_items: int
     num_images: int
     """inputs that claim, by their name, to be a picture"""
-
-    @property
-    def num_blocks(self) -> int:
-        """Of up to 64 inputs."""
-        return -(-self.num_items // BLOCK_ITEMS)
 
     @property
     def num_shards(self) -> int:
@@ -96,22 +108,58 @@ class Plan:
 
     def blocks(self, shard: int) -> list[int]:
         """The blocks whose inputs go into this shard: every block is in exactly one."""
-        order = generator(self.config["seed"], "blocks").permutation(self.num_blocks)
-        return [int(b) for b in order[shard * self._blocks_per_shard : (shard + 1) * self._blocks_per_shard]]
+        places = range(self.num_blocks)[shard * self._blocks_per_shard : (shard + 1) * self._blocks_per_shard]
+        return [permuted(place, self.num_blocks, self.config.seed, "blocks") for place in places]
+
+    def label(self, item: Item) -> int:
+        """The label of an input; -1: none."""
+        return -1 if item.label is None else self._labels[item.label]
+
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        return {name: label for label, name in enumerate(self.classes)}
 
     @property
     def _blocks_per_shard(self) -> int:
-        return int(max(1, self.config["samples_per_shard"] // BLOCK_ITEMS))
+        return max(1, self.config.samples_per_shard * self.num_blocks // max(1, self.num_items))
 
 
-def source_fingerprint(items: Iterator[Item]) -> tuple[str, int, int]:
-    """(fingerprint, number of inputs, number that claim to be pictures) of a listing: names, labels, sizes, times."""
-    digest, num_items, num_images = hashlib.sha256(), 0, 0
-    for item in items:
-        digest.update(json.dumps(item).encode())
-        num_items += 1
-        num_images += is_image_name(item.source)
-    return digest.hexdigest()[:32], num_items, num_images
+class Listing:
+    """What is in the blocks that pass through it."""
+
+    def __init__(self) -> None:
+        self.num_blocks = self.num_items = self.num_images = 0
+        self._digest = hashlib.sha256()
+        self._labels: set[str] = set()
+
+    def of(self, blocks: Iterator[list[Item]]) -> Iterator[list[Item]]:
+        """The same blocks, noted down as they pass."""
+        for block in blocks:
+            for item in block:
+                self._digest.update(json.dumps(item).encode())
+            self.num_blocks += 1
+            self.num_items += len(block)
+            self.num_images += sum(item.is_image for item in block)
+            self._labels.update(item.label for item in block if item.label is not None)
+            yield block
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hex characters of names, labels, sizes and times."""
+        return self._digest.hexdigest()[:32]
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of all labels that were seen."""
+        return sorted_classes(self._labels)
+
+
+def source_fingerprint(blocks: Iterator[list[Item]]) -> str:
+    """Another one when anything that a source lists may have changed."""
+    listing = Listing()
+    for _ in listing.of(blocks):
+        pass
+    return listing.fingerprint
 
 
 def make_plan(config: ShardConfig, out: Folder) -> Plan:
@@ -119,53 +167,50 @@ def make_plan(config: ShardConfig, out: Folder) -> Plan:
 
     Raises ValueError if the source is not there.
     """
-    source = open_source(config.source)
-    seen = source_fingerprint(_spilled(source.items(), out))
+    source = config.open_source()
+    listing = Listing()
+    spill(listing.of(source.blocks()), out)
     plan = Plan(
-        config=narrowed(ShardConfig, config),
-        config_fingerprint=config.fingerprint,
-        source_fingerprint=seen[0],
-        classes=source.classes,
+        config=ShardConfig(**narrowed(ShardConfig, config)),
+        source_fingerprint=listing.fingerprint,
+        classes=listing.classes if source.classes is None else source.classes,
         channels=config.channels or source.channels,
-        num_items=seen[1],
-        num_images=seen[2],
+        num_blocks=listing.num_blocks,
+        num_items=listing.num_items,
+        num_images=listing.num_images,
     )
-    out.write_json(PLAN, asdict(plan))
+    out.write_json(PLAN, {**asdict(plan), "config": plan.config.values})
     return plan
 
 
 def read_plan(out: Folder) -> Plan | None:
     """The plan that an earlier run finished writing, if there is one."""
-    return Plan(**out.read_json(PLAN)) if out.exists(PLAN) else None
+    if not out.exists(PLAN):
+        return None
+    saved = out.read_json(PLAN)
+    config = saved.pop("config")
+    return Plan(**saved, config=ShardConfig(**{**config, "source": tuple(config["source"])}))
 
 
-def read_items(out: Folder, blocks: list[int]) -> list[tuple[str, int]]:
-    """(source, label) of every input of these blocks."""
-    items: list[tuple[str, int]] = []
-    for block in blocks:
-        with out.fs.open_input_file(out.at(_file_name(block // BLOCKS_PER_FILE))) as stream:
-            table = pq.ParquetFile(stream).read_row_group(block % BLOCKS_PER_FILE)
-        items += zip(table["source"].to_pylist(), table["label"].to_pylist(), strict=True)
-    return items
+def read_block(out: Folder, block: int) -> list[Item]:
+    """The inputs of one block of the plan; their stamps are not kept."""
+    with out.fs.open_input_file(out.at(_file_name(block // BLOCKS_PER_FILE))) as stream:
+        rows = pq.ParquetFile(stream).read_row_group(block % BLOCKS_PER_FILE).to_pylist()
+    return [Item(row["source"], row["label"], "", row["is_image"], (row["start"], row["length"])) for row in rows]
 
 
-def _spilled(items: Iterator[Item], out: Folder) -> Iterator[Item]:
-    """The same items, written to `plan/` block by block as they pass."""
-    for number, head in enumerate(iter(lambda: list(islice(items, BLOCK_ITEMS)), [])):
-        out.fs.create_dir(out.at("plan"), recursive=True)
+def spill(blocks: Iterator[list[Item]], out: Folder) -> None:
+    """Write blocks to `plan/` as they come, a row group each."""
+    out.fs.create_dir(out.at("plan"), recursive=True)
+    for number, head in enumerate(iter(lambda: next(blocks, None), None)):
         with (
             out.fs.open_output_stream(out.at(_file_name(number))) as stream,
             pq.ParquetWriter(stream, SCHEMA) as writer,
         ):
-            block = head
-            for index in range(BLOCKS_PER_FILE):
-                writer.write_table(
-                    pa.table([[i.source for i in block], [i.label for i in block]], schema=SCHEMA),
-                    row_group_size=BLOCK_ITEMS,
-                )
-                yield from block
-                if index == BLOCKS_PER_FILE - 1 or not (block := list(islice(items, BLOCK_ITEMS))):
-                    break
+            for block in chain([head], islice(blocks, BLOCKS_PER_FILE - 1)):
+                rows = [(item.source, item.label, item.is_image, *item.at) for item in block]
+                named = [dict(zip(SCHEMA.names, row, strict=True)) for row in rows]
+                writer.write_table(pa.Table.from_pylist(named, schema=SCHEMA), row_group_size=len(block))
 
 
 def _file_name(number: int) -> str:

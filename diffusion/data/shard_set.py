@@ -93,7 +93,7 @@ def commit_plan(plan: Plan, reports: list[ShardReport], out: Folder) -> ShardSet
     """
     rejects = count_rejects(reports)
     refused = sum(count for reason, count in rejects.items() if reason != NOT_AN_IMAGE_NAME)
-    limit = plan.config["max_reject_fraction"]
+    limit = plan.config.max_reject_fraction
     if refused / plan.num_images > limit:
         reasons = ", ".join(f"{reason} {count}" for reason, count in rejects.items())
         raise ValueError(
@@ -101,13 +101,13 @@ def commit_plan(plan: Plan, reports: list[ShardReport], out: Folder) -> ShardSet
             f"see {out.uri}/rejects.parquet, mend them or raise the limit"
         )
     if not any(tar.split == "train" for report in reports for tar in report.tars):
-        raise ValueError(f"val_fraction={plan.config['val_fraction']} left no image to train on, of {plan.num_images}")
+        raise ValueError(f"val_fraction={plan.config.val_fraction} left no image to train on, of {plan.num_images}")
     header = Header(
-        image_size=plan.config["image_size"],
+        image_size=plan.config.image_size,
         channels=plan.channels,
         classes=plan.classes,
-        config=plan.config,
-        config_fingerprint=plan.config_fingerprint,
+        config=plan.config.values,
+        config_fingerprint=plan.config.fingerprint,
         source_fingerprint=plan.source_fingerprint,
     )
     return commit(header, reports, out)

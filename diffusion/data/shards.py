@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from ..seeding import generator
 from .images import Rejected, encode_png, fit_image
-from .plan import read_items
-from .sources import is_image_name, open_source
+from .plan import read_block
 from .tar import read_headers, write_tar
 
 if TYPE_CHECKING:
     from ..files import Folder
     from .plan import Plan
-    from .sources import Source
+    from .sources import Item
 
 SPLITS = ("train", "val")
 MANIFEST_SCHEMA = pa.schema(
@@ -88,17 +89,20 @@ def make_shard(plan: Plan, shard: int, out: Folder) -> ShardReport:
 
     Raises OSError where the storage fails; an input that fails is a row in the rejects.
     """
-    source = open_source(plan.config["source"])
-    items = read_items(out, plan.blocks(shard))
-    order = generator(plan.config["seed"], "samples", lane=shard).permutation(len(items))
+    source = plan.config.open_source()
+    blocks = [read_block(out, block) for block in plan.blocks(shard)]
+    order = generator(plan.config.seed, "samples", lane=shard).permutation(sum(map(len, blocks)))
+    places = iter(np.argsort(order).tolist())  # of each input, in the order in which they are read
     samples: list[Sample] = []
-    rejects: list[dict[str, str]] = []
-    for index, (name, label) in enumerate(items[i] for i in order):
+    rejects: list[tuple[int, dict[str, str]]] = []
+    contents = (pair for block in blocks for pair in zip(block, source.read(block), strict=True))
+    for (item, content), place in zip(contents, places, strict=True):
         try:
-            samples.append(_read_sample(source, name, label, index, plan))
+            samples.append(_sample(item, content, place, plan))
         except Rejected as err:
-            rejects.append({"source": name, "reason": err.reason, "detail": err.detail})
-    return write_shard(shard, samples, rejects, out)
+            rejects.append((place, {"source": item.source, "reason": err.reason, "detail": err.detail}))
+    samples.sort(key=attrgetter("index"))
+    return write_shard(shard, samples, [row for _, row in sorted(rejects, key=itemgetter(0))], out)
 
 
 def write_shard(shard: int, samples: list[Sample], rejects: list[dict[str, str]], out: Folder) -> ShardReport:
@@ -139,21 +143,20 @@ def part_name(table: str, shard: int) -> str:
     return f"{table}.parquet/part-{shard:06d}.parquet"
 
 
-def _read_sample(source: Source, name: str, label: int, index: int, plan: Plan) -> Sample:
-    if not is_image_name(name):
+def _sample(item: Item, content: bytes | Rejected, index: int, plan: Plan) -> Sample:
+    """Raises Rejected, of the source or of its own."""
+    if not item.is_image:
         raise Rejected(NOT_AN_IMAGE_NAME, "its suffix is not that of an image")
-    try:
-        data = source.read(name)
-    except (FileNotFoundError, PermissionError) as err:  # other faults of the storage fail the task, which is retried
-        raise Rejected("unreadable", str(err)) from err
-    source_sha256 = hashlib.sha256(data).hexdigest()
+    if isinstance(content, Rejected):
+        raise content
+    source_sha256 = hashlib.sha256(content).hexdigest()
     return Sample(
         index=index,
-        split=split_of(source_sha256, plan.config["val_fraction"]),
-        image=encode_png(fit_image(data, plan.config["image_size"], plan.channels)),
-        label=label,
-        side=plan.config["image_size"],
-        source=name,
+        split=split_of(source_sha256, plan.config.val_fraction),
+        image=encode_png(fit_image(content, plan.config.image_size, plan.channels)),
+        label=plan.label(item),
+        side=plan.config.image_size,
+        source=item.source,
         source_sha256=source_sha256,
     )
 

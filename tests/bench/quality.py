@@ -128,9 +128,9 @@ def load(name: str) -> Pictures:
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     source = DigitsSource()
-    items = list(source.items())
-    images = [fit_image(source.read(item.source), IMAGE_SIZE, channels=1) for item in items]
-    return np.stack(images).transpose(0, 3, 1, 2), np.array([item.label for item in items])
+    items = [item for block in source.blocks() for item in block]
+    images = [fit_image(data, IMAGE_SIZE, channels=1) for data in source.read(items)]
+    return np.stack(images).transpose(0, 3, 1, 2), np.array([int(item.label) for item in items])
 
 
 def _mnist() -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from diffusion.seeding import generator, image_seeds, key
+from diffusion.seeding import generator, image_seeds, key, permuted
 
 ARGUMENTS = st.tuples(st.integers(), st.text(), st.integers(), st.integers())
 
@@ -109,3 +109,38 @@ def test_requests_with_different_seeds_share_no_image():
     shared = set(image_seeds(0, 0, 1000)) & set(image_seeds(1, 0, 1000))
 
     assert shared == set()
+
+
+@given(st.integers(1, 3000), st.integers(0, 5))
+def test_a_keyed_permutation_takes_every_index_to_a_place_of_its_own(size, seed):
+    places = [permuted(index, size, seed, "blocks") for index in range(size)]
+
+    assert sorted(places) == list(range(size))
+
+
+def test_keyed_permutations_of_other_seeds_or_purposes_are_others():
+    first, second, third = (
+        [permuted(index, 1000, seed, purpose) for index in range(1000)]
+        for seed, purpose in [(0, "blocks"), (1, "blocks"), (0, "others")]
+    )
+
+    assert first != second != third != first
+
+
+def test_a_keyed_permutation_leaves_no_order_that_could_be_seen():
+    """Displacements, neighbours and the first places of many keys are those of a uniform permutation, to 5 sigma."""
+    size, num_keys = 500, 60
+    orders = np.array([[permuted(index, size, seed, "blocks") for index in range(size)] for seed in range(num_keys)])
+    rank_correlation = [np.corrcoef(np.arange(size), order)[0, 1] for order in orders]
+    still_neighbours = (np.abs(np.diff(orders, axis=1)) == 1).mean()
+
+    assert abs(np.mean(rank_correlation)) < 5 / (size * num_keys) ** 0.5
+    assert abs(still_neighbours - 2 / size) < 5 * (2 / size / orders.size) ** 0.5
+    assert abs(orders[:, 0].mean() - (size - 1) / 2) < 5 * size / (12 * num_keys) ** 0.5
+
+
+def test_a_keyed_permutation_costs_the_same_at_any_size():
+    places = {permuted(index, 10**12, 0, "blocks") for index in range(1000)}
+
+    assert len(places) == 1000
+    assert max(places) > 9 * 10**11

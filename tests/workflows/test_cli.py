@@ -69,7 +69,7 @@ def test_no_command_at_all_is_a_wrong_call(ddpm):
         (["sample"], "there is no model digits: nothing has been tracked in"),
         (["shard", "smoke", "--address", "http://x"], "address must be a Ray address"),
         (["shard", "smoke", "--address", "127.0.0.1:1"], "must be a Ray cluster's host:port, got '127.0.0.1:1'"),
-        (["shard", "--source", ""], "source must be a folder of images"),
+        (["shard", "--source", ""], "source must be one or more folders of images"),
         (["run", "smoke", "--train.lr", "inf"], "lr must be above 0 and finite, got inf"),
         (["sample", "--guidance", "inf"], "guidance must be at least 0 and finite, got inf"),
         (["run", "smoke", "--tracking-uri", "file:///tmp/x"], "tracking_uri must begin with .*got 'file:///tmp/x'"),

@@ -30,7 +30,7 @@ def make_set():
 
     def make(source, out, **options):
         folder = Folder(out)
-        config = ShardConfig(**{"source": str(source), "image_size": 8, "samples_per_shard": 64, **options})
+        config = ShardConfig(**{"source": (str(source),), "image_size": 8, "samples_per_shard": 64, **options})
         plan = make_plan(config, folder)
         return commit_plan(plan, [make_shard(plan, shard, folder) for shard in range(plan.num_shards)], folder)
 

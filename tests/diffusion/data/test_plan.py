@@ -1,23 +1,24 @@
 import os
+import weakref
 from dataclasses import dataclass, fields, replace
 
 import pytest
 
 from diffusion.data.plan import (
-    BLOCK_ITEMS,
     BLOCKS_PER_FILE,
+    Listing,
     ShardConfig,
-    _spilled,
     make_plan,
-    read_items,
+    read_block,
     read_plan,
     source_fingerprint,
+    spill,
 )
-from diffusion.data.sources import Item, open_source
+from diffusion.data.sources import Item, in_blocks, open_source
 from diffusion.files import Folder
 
 CHANGED = {
-    "source": "elsewhere",
+    "source": ("elsewhere",),
     "image_size": 64,
     "channels": 1,
     "samples_per_shard": 128,
@@ -36,7 +37,7 @@ def list_files(tmp_path):
         source.mkdir()
         for index in range(num_files):
             (source / f"{index:04d}.png").touch()
-        return ShardConfig(source=str(source), **options)
+        return ShardConfig(source=(str(source),), **options)
 
     return make
 
@@ -47,7 +48,7 @@ def contents(folder):
 
 
 def fingerprint(source):
-    return source_fingerprint(open_source(str(source)).items())[0]
+    return source_fingerprint(open_source([str(source)]).blocks())
 
 
 @pytest.mark.parametrize("samples_per_shard", [1, 64, 128, 4096])
@@ -56,42 +57,42 @@ def test_every_input_is_in_exactly_one_block_of_exactly_one_shard(num_files, sam
     out = Folder(tmp_path / "out")
     plan = make_plan(list_files(num_files, samples_per_shard=samples_per_shard), out)
     shards = [plan.blocks(shard) for shard in range(plan.num_shards)]
-    items = [item for blocks in shards for item in read_items(out, blocks)]
+    items = [(item.source, item.label) for blocks in shards for block in blocks for item in read_block(out, block)]
 
     assert all(shards)  # no shard is empty
     assert sorted(block for blocks in shards for block in blocks) == list(range(plan.num_blocks))
-    assert sorted(items) == [(f"{index:04d}.png", -1) for index in range(num_files)]
+    assert sorted(items) == [(f"{index:04d}.png", None) for index in range(num_files)]
     assert plan.num_items == num_files
 
 
 def test_a_listing_longer_than_one_plan_file_reads_back_whole(tmp_path):
-    out, num_items = Folder(tmp_path), BLOCK_ITEMS * BLOCKS_PER_FILE + BLOCK_ITEMS + 1
-    listing = [Item(f"{index:06d}.png", index % 10, "") for index in range(num_items)]
-    passed_on = list(_spilled(iter(listing), out))
-    num_blocks = -(-num_items // BLOCK_ITEMS)
-    around_the_seam = [BLOCKS_PER_FILE - 1, BLOCKS_PER_FILE, num_blocks - 1]
-    expected = [
-        (item.source, item.label)
-        for block in around_the_seam
-        for item in listing[block * BLOCK_ITEMS : (block + 1) * BLOCK_ITEMS]
-    ]
+    out, num_blocks = Folder(tmp_path), BLOCKS_PER_FILE + 2
+    listing = [Item(f"{i}.png", None if i % 3 else str(i), "", bool(i % 2), (i, i + 1)) for i in range(3 * num_blocks)]
+    blocks = [listing[3 * number : 3 * number + 3] for number in range(num_blocks)]
+    spill(iter(blocks), out)
 
-    assert passed_on == listing
     assert len(out.names("plan")) == 2
-    assert read_items(out, around_the_seam) == expected
+    assert [read_block(out, number) for number in range(num_blocks)] == blocks
 
 
 def test_a_listing_is_spilled_while_it_is_made(tmp_path):
-    taken = []
+    """With all that it lists ever made kept alive, a listing of any length would fill the memory."""
+    made, most = [], 0
+
+    class Block(list):
+        pass
 
     def listing():
-        for index in range(10 * BLOCK_ITEMS):
-            taken.append(index)
-            yield Item(f"{index}.png", -1, "")
+        nonlocal most
+        for number in range(100):
+            block = Block(Item(f"{number}/{index}.png", None, "") for index in range(3))
+            made.append(weakref.ref(block))
+            most = max(most, sum(block() is not None for block in made))
+            yield block
 
-    next(_spilled(listing(), Folder(tmp_path)))
+    spill(Listing().of(listing()), Folder(tmp_path))
 
-    assert len(taken) == BLOCK_ITEMS
+    assert most <= 3
 
 
 def test_the_same_source_has_the_same_plan(list_files, tmp_path):
@@ -121,11 +122,11 @@ def test_a_listing_that_was_cut_off_is_not_a_plan(tmp_path):
     out = Folder(tmp_path)
 
     def listing():
-        yield from (Item(f"{index}.png", -1, "") for index in range(70))
+        yield from in_blocks(Item(f"{index}.png", None, "") for index in range(70))
         raise OSError("the storage went away")
 
     with pytest.raises(OSError, match="the storage went away"):
-        list(_spilled(listing(), out))
+        spill(listing(), out)
 
     assert read_plan(out) is None
 

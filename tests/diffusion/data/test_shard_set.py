@@ -45,8 +45,8 @@ def tar(name, sha256="0" * 64, split="train", num_samples=1):
 def plan_of(num_images, max_reject_fraction):
     config = ShardConfig(max_reject_fraction=max_reject_fraction)
     return Plan(
-        config=vars(config), config_fingerprint=config.fingerprint, source_fingerprint="", channels=1,
-        num_items=num_images, num_images=num_images,
+        config=config, source_fingerprint="", classes=[], channels=1,
+        num_blocks=1, num_items=num_images, num_images=num_images,
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def test_a_share_of_rejects_equal_to_the_limit_is_allowed(tmp_path):
 def test_a_set_with_nothing_to_train_on_is_refused(write_pictures, tmp_path):
     write_pictures(tmp_path / "source", 3)
     out = Folder(tmp_path / "out")
-    plan = make_plan(ShardConfig(source=str(tmp_path / "source"), val_fraction=0.9999999), out)
+    plan = make_plan(ShardConfig(source=(str(tmp_path / "source"),), val_fraction=0.9999999), out)
 
     with pytest.raises(ValueError, match=r"val_fraction=0\.9999999 left no image to train on, of 3"):
         commit_plan(plan, [make_shard(plan, 0, out)], out)

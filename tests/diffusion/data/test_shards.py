@@ -38,7 +38,7 @@ def source(tmp_path_factory, write_pictures):
 @pytest.fixture(scope="module")
 def config(source):
     return ShardConfig(
-        source=str(source), image_size=8, samples_per_shard=64, val_fraction=0.3, max_reject_fraction=0.1
+        source=(str(source),), image_size=8, samples_per_shard=64, val_fraction=0.3, max_reject_fraction=0.1
     )
 
 
@@ -86,7 +86,7 @@ def test_a_shard_made_twice_is_the_same_bytes(config, tmp_path):
 
 @pytest.mark.parametrize("option", [{"seed": 1}, {"image_size": 4}, {"channels": 1}, {"val_fraction": 0.6}])
 def test_other_settings_make_another_digest(option, config, shard_set, tmp_path):
-    other = ShardConfig(**{**shard_set.config, **option})
+    other = ShardConfig(**{**shard_set.config, "source": config.source, **option})
 
     assert made(other, Folder(tmp_path)).digest != shard_set.digest
 
@@ -215,7 +215,7 @@ def test_a_shard_of_nothing_but_rejects_has_no_tar(tmp_path):
     for index in range(70):
         (tmp_path / "source" / f"{index}.png").touch()
     out = Folder(tmp_path / "out")
-    plan = make_plan(ShardConfig(source=str(tmp_path / "source"), samples_per_shard=64), out)
+    plan = make_plan(ShardConfig(source=(str(tmp_path / "source"),), samples_per_shard=64), out)
     reports = [make_shard(plan, shard, out) for shard in range(2)]
 
     assert [report.tars for report in reports] == [[], []]
@@ -226,7 +226,7 @@ def test_a_shard_of_nothing_but_rejects_has_no_tar(tmp_path):
 def test_a_picture_that_vanished_after_the_plan_is_a_reject(write_pictures, tmp_path):
     write_pictures(tmp_path / "source", 3)
     out = Folder(tmp_path / "out")
-    plan = make_plan(ShardConfig(source=str(tmp_path / "source"), val_fraction=0), out)
+    plan = make_plan(ShardConfig(source=(str(tmp_path / "source"),), val_fraction=0), out)
     (tmp_path / "source" / "0001.png").unlink()
     report = make_shard(plan, 0, out)
 
