@@ -1,10 +1,13 @@
+import os
 import resource
 import subprocess
 import sys
+import tracemalloc
 from contextlib import contextmanager
 
 import pyarrow as pa
 import pytest
+from pyarrow.fs import FileSelector, FileType
 
 from diffusion.files import Folder
 
@@ -145,6 +148,66 @@ def test_names_are_sorted(folder):
 
     assert folder.names() == ["B", "a10", "a9", "b", "c"]
     assert folder.names("c") == ["inside"]
+
+
+def test_entries_say_what_they_are_and_links_are_followed(folder, tmp_path):
+    folder.write("file", b"12345")
+    folder.write("inner/file", b"")
+    for name, target in {"to-file": "file", "to-folder": "inner", "to-nothing": "nowhere", "circle": "circle"}.items():
+        (tmp_path / "folder" / name).symlink_to(tmp_path / "folder" / target)
+    os.mkfifo(tmp_path / "folder" / "pipe")
+    kinds = {info.base_name: info.type for info in folder.entries()}
+    file, to_file = (next(i for i in folder.entries() if i.base_name == name) for name in ("file", "to-file"))
+
+    assert kinds == {
+        "circle": FileType.NotFound,
+        "file": FileType.File,
+        "inner": FileType.Directory,
+        "pipe": FileType.Unknown,
+        "to-file": FileType.File,
+        "to-folder": FileType.Directory,
+        "to-nothing": FileType.NotFound,
+    }
+    assert (file.size, file.mtime_ns) == (5, (tmp_path / "folder" / "file").stat().st_mtime_ns)
+    assert (to_file.size, to_file.mtime_ns, to_file.path) == (5, file.mtime_ns, f"{tmp_path}/folder/to-file")
+
+
+def test_entries_are_as_arrow_lists_them(folder):
+    for name in ["b", "ä", "z/inside", "Z", "🐱", "\uffee"]:  # UTF-16 would sort the last two the other way
+        folder.write(name, name.encode())
+    listed = sorted(folder.fs.get_file_info(FileSelector(folder.path)), key=lambda info: info.base_name)
+
+    for name in ("path", "base_name", "type", "size", "mtime_ns"):
+        assert [getattr(info, name) for info in folder.entries()] == [getattr(info, name) for info in listed]
+
+
+def test_a_name_that_is_not_utf_8_is_refused(folder, tmp_path):
+    folder.write("good", b"")
+    (tmp_path / "folder" / os.fsdecode(b"\xff")).touch()
+
+    with pytest.raises(ValueError, match=r"a file name in .*folder/ is not UTF-8 .*xff.*; rename it"):
+        folder.names()
+
+
+def test_a_file_is_not_a_folder_that_could_be_listed(folder):
+    folder.write("file", b"")
+
+    with pytest.raises(NotADirectoryError):
+        folder.names("file")
+
+
+def test_a_flat_folder_is_listed_without_an_object_for_each_of_its_files(folder, tmp_path):
+    names = [f"{number:06d}" for number in range(10_000)]
+    (tmp_path / "folder").mkdir()
+    for name in names:
+        (tmp_path / "folder" / name).touch()
+    tracemalloc.start()
+    listed = sum(1 for _ in folder.entries())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert listed == len(names)
+    assert peak < 80 * len(names)  # bytes; with an Arrow FileInfo for each it was 300
 
 
 def test_a_folder_that_does_not_exist_is_empty(folder):

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
 
 BLOCK_ITEMS = 64
 """inputs in a block of what has no row groups"""
+IMAGE_COLUMN, LABEL_COLUMN = "image", "label"
+"""of tables and metadata files, where the user names no other"""
+WHOLE_FILE = (0, -1)
+"""the place of an input that is a file by itself"""
+NOT_READ = Rejected("not_an_image_name", "its suffix is not that of an image")
+"""what a source yields for an input that does not claim to be a picture: it may be of any size, and is not opened"""
+NO_LABEL = "-1"
+"""how others, and our manifests, write that an input has no label"""
 
 
 class Item(NamedTuple):
@@ -25,7 +33,7 @@ class Item(NamedTuple):
     """what changes when its content may have"""
     is_image: bool = True
     """whether it claims to be a picture, by its name or where it is"""
-    at: tuple[int, int] = (0, 0)
+    at: tuple[int, int] = WHOLE_FILE
     """where it is in its file, as the source understands it"""
 
 
@@ -43,9 +51,10 @@ class Source(Protocol):
         """Every input once, in an order that depends on the source alone, cut where it is read at once."""
 
     def read(self, items: Sequence[Item]) -> Iterator[bytes | Rejected]:
-        """The file of each input of one block, in their order, or why it cannot be had.
+        """The file of each of a block's inputs (or of some, in the block's order), or why it cannot be had.
 
-        Raises OSError where the storage fails, so that another attempt may have them.
+        What changed since it was listed is read as it now is, or refused: never one input for another. Raises
+        OSError where the storage fails, so that another attempt may have them.
         """
 
 
@@ -59,6 +68,17 @@ def in_blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
 def is_image_name(name: str) -> bool:
     """Whether a file claims to be a picture, by its suffix."""
     return name.lower().endswith(SUFFIXES)
+
+
+def label_name(value: object) -> str | None:
+    """The class that a table or a file gives: text as it is, whole numbers in digits; None, "" and -1 are no label.
+
+    Raises ValueError for anything else.
+    """
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)) or isinstance(value, str):
+        name = "" if value is None else str(value)
+        return None if name in ("", NO_LABEL) else name
+    raise ValueError(f"a label must be text or a whole number, got {value!r}")
 
 
 def sorted_classes(names: Iterable[str]) -> list[str]:
