@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test chaos check format quality bench-train bench-sample bench-quality docs clean
+.PHONY: help install demo test chaos check format quality bench-train bench-sample bench-shard bench-quality docs clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -53,6 +53,9 @@ bench-train: $(BENCH)  ## Training steps beside diffusers and lucidrains, into t
 
 bench-sample: $(BENCH)  ## Sampling beside diffusers, into tests/bench/RESULTS.md
 	$(BIN)/python tests/bench/sample.py
+
+bench-shard: $(INSTALLED)  ## Sharding beside Ray Data and webdataset, into tests/bench/RESULTS.md
+	$(BIN)/python tests/bench/shard.py
 
 bench-quality: $(BENCH)  ## Which recipe and sampler need the least computing, into tests/bench (hours)
 	$(BIN)/python tests/bench/quality.py

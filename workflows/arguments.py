@@ -22,6 +22,7 @@ from .config import (
     SampleStage,
     ShardStage,
     TrainStage,
+    Workers,
     read_config,
 )
 from .presets import DEFAULT_PRESET, preset
@@ -60,7 +61,29 @@ class ShardArgs(Common):
     """of the data set; default the preset or the source folder"""
     out: str = ""
     """URI of the shard set; default STORAGE/data/NAME"""
+    append: bool = False
+    """add shards for what the set's manifest does not know; what is in it stays as it is"""
     shard: Annotated[ShardStage, Flat]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexArgs(Common):
+    """Make a shard set of WebDataset tars that others wrote, where they are."""
+
+    uri: Positional[str]
+    """path or URI of the folder that the tars are in; manifest and dataset.json are written beside them"""
+    workers: Annotated[Workers, Flat] = field(default_factory=Workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyArgs(Common):
+    """Check that a shard set is what was committed, to the byte."""
+
+    uri: Positional[str]
+    """path or URI of the shard set; where there is none, the name of one in STORAGE/data"""
+    deep: bool = False
+    """decode every picture, too"""
+    workers: Annotated[Workers, Flat] = field(default_factory=Workers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from .arguments import (
     AverageArgs,
     Common,
     ConfigArgs,
+    IndexArgs,
     PullModelArgs,
     PullSamplesArgs,
     RestoreArgs,
@@ -20,6 +21,7 @@ from .arguments import (
     ShardArgs,
     TrainArgs,
     UiArgs,
+    VerifyArgs,
     parse,
 )
 from .auth import guard_local_ray
@@ -51,8 +53,26 @@ def shard(args: ShardArgs) -> dict[str, Any]:
     from .summary import show_shards
 
     out = Folder(args.out) if args.out else args.where.data(args.name)
-    shards = stage.run(Config(name=args.name, shard=args.shard), args.where, out)
+    shards = stage.run(Config(name=args.name, shard=args.shard), args.where, out, args.append)
     return show_shards(shards)
+
+
+def index(args: IndexArgs) -> dict[str, Any]:
+    """`ddpm index`."""
+    from diffusion.files import Folder
+
+    from . import index as stage
+    from .summary import show_shards
+
+    return show_shards(stage.run(args.where, Folder(args.uri), args.workers))
+
+
+def verify(args: VerifyArgs) -> dict[str, Any]:
+    """`ddpm verify`."""
+    from . import verify as stage
+    from .summary import show_verified
+
+    return show_verified(stage.run(args.where, stage.find_set(args.where, args.uri), args.deep, args.workers))
 
 
 def train(args: TrainArgs) -> dict[str, Any]:
@@ -143,6 +163,8 @@ class Command:
 COMMANDS = {
     "run": Command(RunArgs, lambda c: RunArgs(config=c), run_all),
     "shard": Command(ShardArgs, lambda c: ShardArgs(name=c.name, shard=c.shard), shard),
+    "index": Command(IndexArgs, None, index),
+    "verify": Command(VerifyArgs, None, verify),
     "train": Command(
         TrainArgs,
         lambda c: TrainArgs(name=c.name, train=c.train, model=c.model, diffusion=c.diffusion, sample=c.sample),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .config import Workers
     from .storage import Environment
 
+FINDERS = 16
 S = TypeVar("S")
 C = TypeVar("C")
 R = TypeVar("R")
@@ -109,7 +111,8 @@ def make_missing(
 
     Draws a bar of `total` images, of which a result is worth `num_images`.
     """
-    results = {index: result for index, spec in enumerate(specs) if (result := find(spec)) is not None}
+    with ThreadPoolExecutor(FINDERS) as pool:  # from an object store each answer takes a round trip
+        results = {index: result for index, result in enumerate(pool.map(find, specs)) if result is not None}
     if results:
         say(f"{title}: going on after {len(results)} of {len(specs)} parts")
     missing = ((index, spec) for index, spec in enumerate(specs) if index not in results)

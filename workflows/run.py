@@ -49,7 +49,8 @@ class RunResult:
 
 def run(config: Config, environment: Environment) -> RunResult:
     """Shard, train, sample, promote. Raises ValueError for bad input, JobFailed where a stage fails."""
-    check_source(config.shard.source)  # raises before anything is started or made
+    data = config.shard
+    check_source(data.source, data.image_column, data.label_column)  # raises before anything is started or made
     config.unet(config.shard.image_size, image_channels=3, num_classes=0)  # raises if network and pictures do not fit
     check_server(environment)
     check_storage(environment)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diffusion.data.plan import Plan, make_plan, read_plan, source_fingerprint
-from diffusion.data.shard_set import DATASET, ShardSet, commit_plan, open_shard_set
+from diffusion.data.append import check_appendable, known_of
+from diffusion.data.duplicates import find_duplicates, hash_inputs, num_buckets, num_hashed
+from diffusion.data.plan import Known, Plan, make_plan, read_plan, source_fingerprint
+from diffusion.data.shard_set import DATASET, ShardSet, commit_plan, delete_from, open_shard_set
 from diffusion.data.shards import ShardReport, make_shard, read_report
 from diffusion.data.sources import check_source
 from diffusion.files import Folder
 
-from .cluster import connected, make_missing
+from .cluster import connected, make_missing, map_tasks
 from .config import to_plain
 from .progress import say
 from .storage import JobFailed, check_storage, locked
+from .track_shards import track
 
 if TYPE_CHECKING:
     from .config import Config, ShardStage
     from .storage import Environment
-
-UNFINISHED = ("plan", "manifest.parquet", "rejects.parquet")
 
 
 def finished(stage: ShardStage, out: Folder) -> ShardSet | None:
@@ -38,56 +39,79 @@ def finished(stage: ShardStage, out: Folder) -> ShardSet | None:
     if shards.source_fingerprint != source_fingerprint(stage.open_source().blocks()):
         raise ValueError(
             f"the source {' '.join(stage.source)} has changed since the shard set at {out.uri} was made; "
-            f"give another --name, or delete it"
+            f"give --append to add what is new, or another --name, or delete it"
         )
     return shards
 
 
-def run(config: Config, environment: Environment, out: Folder) -> ShardSet:
-    """Make the shard set, or what is missing of it. Raises ValueError for bad input, JobFailed for too many rejects."""
+def run(config: Config, environment: Environment, out: Folder, append: bool = False) -> ShardSet:
+    """Make the shard set, or what is missing of it; with `append` add to one what it does not know.
+
+    Raises ValueError for bad input, JobFailed for too many rejects.
+    """
     stage = config.shard
-    check_source(stage.source)  # raises before anything is made
+    check_source(stage.source, stage.image_column, stage.label_column)  # raises before anything is made
     check_storage(environment)
     with locked(environment, f"shard-{config.name}"):
-        if (shards := finished(stage, out)) is not None:
+        old = open_shard_set(out) if append else None
+        if old is not None:
+            check_appendable(stage, old)
+        elif (shards := finished(stage, out)) is not None:
             say(f"shards: reused {out.uri} ({shards.digest})")
             return shards
-        with connected(environment, stage):  # before anything is written: it refuses what cannot work
-            plan = _plan(stage, out)
-            reports = _make_missing(plan, stage, out)
-        try:
-            shards = commit_plan(plan, reports, out)
-        except ValueError as err:
-            raise JobFailed(str(err)) from None
-        out.write_json("config.json", to_plain(config))
+        with track(config, environment) as log, connected(environment, stage):  # it refuses what cannot work
+            shards = _make(stage, out, old)
+            out.write_json("config.json", to_plain(config))
+            log(shards)
     return shards
 
 
-def _plan(stage: ShardStage, out: Folder) -> Plan:
+def _make(stage: ShardStage, out: Folder, old: ShardSet | None) -> ShardSet:
+    plan = _plan(stage, out, Known() if old is None else known_of(old))
+    if stage.dedupe:
+        _compare(plan, stage, out)
+    reports = make_missing(
+        "shards", plan.shards, lambda shard: read_report(out, shard), _make_shard, (plan, out.uri), stage, _num_inputs,
+        plan.num_items,
+    )  # fmt: skip
+    try:
+        return commit_plan(plan, reports, out, old)
+    except ValueError as err:
+        raise JobFailed(str(err)) from None
+
+
+def _plan(stage: ShardStage, out: Folder, known: Known) -> Plan:
     """The plan of a killed run, if it was for the same settings and inputs; else a new one, on a clean ground."""
     plan = read_plan(out)
-    if plan is not None and plan.config.fingerprint == stage.fingerprint:
+    if plan is not None and (plan.config.fingerprint, plan.first_shard) == (stage.fingerprint, known.num_shards):
         if plan.source_fingerprint == source_fingerprint(stage.open_source().blocks()):
             return plan
         say("shards: the source has changed since the last attempt; beginning anew")
-    for name in UNFINISHED:
-        out.delete(name)
-    for name in [name for name in out.names() if name.endswith(".tar")]:
-        out.delete(name)
-    return make_plan(stage, out)
+    delete_from(out, known.num_shards)
+    return make_plan(stage, out, known)
 
 
-def _make_missing(plan: Plan, stage: ShardStage, out: Folder) -> list[ShardReport]:
-    shards = range(plan.num_shards)
+def _compare(plan: Plan, stage: ShardStage, out: Folder) -> None:
+    """Find the inputs that are the same as another: each is read once more for that."""
     common = (plan, out.uri)
-    return make_missing(
-        "shards", shards, lambda shard: read_report(out, shard), _make, common, stage, _num_inputs, plan.num_items
-    )
+    make_missing("hashes", plan.shards, lambda shard: num_hashed(out, shard), _hash, common, stage, int, plan.num_items)
+    found = sum(map_tasks(_find, range(num_buckets(plan)), common, stage))
+    say(f"shards: {found} of {plan.num_items} inputs are the same as an earlier one")
 
 
-def _make(shard: int, common: tuple[Plan, str]) -> ShardReport:
+def _make_shard(shard: int, common: tuple[Plan, str]) -> ShardReport:
     plan, uri = common
     return make_shard(plan, shard, Folder(uri))
+
+
+def _hash(shard: int, common: tuple[Plan, str]) -> int:
+    plan, uri = common
+    return hash_inputs(plan, shard, Folder(uri))
+
+
+def _find(bucket: int, common: tuple[Plan, str]) -> int:
+    plan, uri = common
+    return find_duplicates(plan, bucket, Folder(uri))
 
 
 def _num_inputs(report: ShardReport) -> int:

@@ -52,6 +52,16 @@ def show_shards(shards: ShardSet) -> dict[str, Any]:
     return {**result, "rejects": shards.rejects}
 
 
+def show_verified(shards: ShardSet) -> dict[str, Any]:
+    """The end of `ddpm verify`, where nothing differs."""
+    counts = {split: shards.num_samples(split) for split in ("train", "val")}
+    num_bytes = sum(tar.num_bytes for tar in shards.tars)
+    what = f"{len(shards.tars)} shards, {sum(counts.values())} samples, {num_bytes} bytes"
+    show({"verified": f"{shards.folder.uri}  ({shards.digest}): {what}"})
+    result = {"uri": shards.folder.uri, "digest": shards.digest, "num_shards": len(shards.tars), "counts": counts}
+    return {**result, "num_bytes": num_bytes}
+
+
 def show_model(model: ModelVersion) -> dict[str, Any]:
     """The end of `ddpm train`."""
     show({"model": model.uri, "run": model.run_id, "data": model.tags["ddpm.dataset_uri"]})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from .images import Rejected, decode_png
+from .images import Rejected, decode
 from .order import EpochOrder, OrderConfig, lanes_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .shard_set import ShardSet
 
 CACHE_BYTES = 1 << 30  # decoded sets up to this size are kept in memory, in every worker
+MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"\x93NUMPY": "npy"}
+"""how a file begins -> its extension, which the manifest does not keep: an adopted set may mix them"""
 T = TypeVar("T")
 
 
@@ -72,12 +74,23 @@ class SampleReader:
             data = self.shard_set.folder.read_range(tar.name, int(row["offset"]), int(row["num_bytes"]))
             if hashlib.sha256(data).hexdigest() != row["sha256"]:
                 raise Rejected("changed", f"sample {index} does not have the sha256 of the manifest")
-            return np.ascontiguousarray(decode_png(data).transpose(2, 0, 1)), int(row["label"])
+            return self._decode(data), int(row["label"])
         except (FileNotFoundError, Rejected) as err:
             raise ValueError(
                 f"shard {self.shard_set.folder.uri}/{tar.name} is not what its manifest says ({err}); restore it, "
                 f"or delete the shard set and make it again, then run the same command to continue"
             ) from err
+
+    def _decode(self, data: bytes) -> UInt8[ndarray, "c h w"]:
+        """Raises Rejected if it is no picture, or not one of the set's size and channels."""
+        extension = next((extension for magic, extension in MAGIC.items() if data.startswith(magic)), None)
+        if extension is None:
+            raise Rejected("unknown_format", f"not one of {', '.join(MAGIC.values())}")
+        pixels = decode(data, extension)
+        wanted = (self.shard_set.image_size, self.shard_set.image_size, self.shard_set.channels)
+        if pixels.shape != wanted:
+            raise Rejected("wrong_size", f"a picture of shape {pixels.shape}, where the set's are {wanted}")
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def batches(

@@ -12,18 +12,18 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..seeding import permuted
 from ..settings import narrowed
-from .images import MODES
-from .sources import Item, Source, open_source, sorted_classes
+from .images import ENCODINGS, FITS, MODES
+from .sources import IMAGE_COLUMN, LABEL_COLUMN, Item, Source, open_source, sorted_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ..files import Folder
 
@@ -45,11 +45,28 @@ class ShardConfig:
     """What a shard set is made of. The same values and the same source give the same bytes."""
 
     source: tuple[str, ...] = ("digits",)
-    """a folder of images (its subfolders are the classes), or digits; several are laid one after the other"""
+    """a folder of images (its subfolders are the classes), Parquet tables or archives, one of these, or digits; several
+    are laid one after the other"""
+    image_column: str = IMAGE_COLUMN
+    """of Parquet tables: what holds the image files"""
+    label_column: str = LABEL_COLUMN
+    """of Parquet tables and metadata files: what holds the labels; empty: none"""
     image_size: int = 32
     """side in pixels of the square pictures that are written"""
     channels: int = 0
-    """1 grey, 3 RGB, 0: what the source says (digits 1, folders 3)"""
+    """1 grey, 3 RGB, 0: what the source says (digits 1, others 3)"""
+    fit: Literal["crop", "pad"] = "crop"
+    """crop: the centre square of a picture; pad: the whole picture, on white"""
+    encoding: Literal["png", "jpeg", "webp", "npy"] = "png"
+    """of the pictures in the tars; npy: raw uint8, for the fastest reading"""
+    quality: int = 95
+    """of jpeg and webp, 1 to 100"""
+    min_side: int = 0
+    """leave out pictures whose shorter side has fewer pixels; 0: none"""
+    max_aspect: float = 0.0
+    """leave out pictures whose longer side is more than so many times the shorter; 0: none"""
+    dedupe: bool = False
+    """leave out inputs that are byte for byte the same as an earlier one"""
     samples_per_shard: int = 4096
     """a target: shards are cut at blocks, of 64 files or of a Parquet row group"""
     val_fraction: float = 0.1
@@ -66,6 +83,15 @@ class ShardConfig:
             raise ValueError(f"image_size must be at least 1, got {self.image_size}")
         if self.channels not in (0, *MODES):
             raise ValueError(f"channels must be 0 (as the source), 1 or 3, got {self.channels}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be 1 to 100, got {self.quality}")
+        if self.min_side < 0:
+            raise ValueError(f"min_side must be at least 0, got {self.min_side}")
+        if self.max_aspect != 0 and not self.max_aspect >= 1:
+            raise ValueError(f"max_aspect must be at least 1, or 0 for any, got {self.max_aspect}")
+        for name, allowed in (("fit", FITS), ("encoding", tuple(ENCODINGS))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.samples_per_shard < 1:
             raise ValueError(f"samples_per_shard must be at least 1, got {self.samples_per_shard}")
         if not 0 <= self.val_fraction < 1:
@@ -85,7 +111,7 @@ class ShardConfig:
 
     def open_source(self) -> Source:
         """The images that the set is made of. Raises ValueError if they are not there."""
-        return open_source(self.source)
+        return open_source(self.source, self.image_column, self.label_column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +125,19 @@ class Plan:
     num_blocks: int
     num_items: int
     num_images: int
-    """inputs that claim, by their name, to be a picture"""
+    """inputs that claim, by their name, to be a picture, with those that an earlier run put into the set"""
+    first_shard: int = 0
+    """the shards before it are an earlier run's"""
 
     @property
-    def num_shards(self) -> int:
-        """Each with as many blocks as its target of samples takes."""
-        return -(-self.num_blocks // self._blocks_per_shard)
+    def shards(self) -> range:
+        """Their numbers; each has as many blocks as its target of samples takes."""
+        return range(self.first_shard, self.first_shard - (-self.num_blocks // self._blocks_per_shard))
 
     def blocks(self, shard: int) -> list[int]:
         """The blocks whose inputs go into this shard: every block is in exactly one."""
-        places = range(self.num_blocks)[shard * self._blocks_per_shard : (shard + 1) * self._blocks_per_shard]
+        start = self.shards.index(shard) * self._blocks_per_shard
+        places = range(self.num_blocks)[start : start + self._blocks_per_shard]
         return [permuted(place, self.num_blocks, self.config.seed, "blocks") for place in places]
 
     def label(self, item: Item) -> int:
@@ -162,22 +191,39 @@ def source_fingerprint(blocks: Iterator[list[Item]]) -> str:
     return listing.fingerprint
 
 
-def make_plan(config: ShardConfig, out: Folder) -> Plan:
+@dataclass(frozen=True)
+class Known:
+    """What a set has already that is added to; by default nothing."""
+
+    num_shards: int = 0
+    num_images: int = 0
+    classes: tuple[str, ...] = ()
+    channels: int = 0
+    sift: Callable[[Iterator[list[Item]]], Iterator[list[Item]]] = iter
+    """blocks without the inputs that the set has"""
+
+
+def make_plan(config: ShardConfig, out: Folder, known: Known | None = None) -> Plan:
     """List the source into `plan/` of `out`, and say what was found; the plan file itself is written last.
 
     Raises ValueError if the source is not there.
     """
-    source = config.open_source()
-    listing = Listing()
-    spill(listing.of(source.blocks()), out)
+    known, source = known or Known(), config.open_source()
+    whole, new = Listing(), Listing()
+    spill(new.of(known.sift(whole.of(source.blocks()))), out)
+    channels = config.channels or known.channels or source.channels
+    if channels == 1 and config.encoding == "webp":
+        raise ValueError("encoding must be png, jpeg or npy for grey pictures, which WebP does not know, got webp")
+    listed = whole.classes if source.classes is None else source.classes
     plan = Plan(
         config=ShardConfig(**narrowed(ShardConfig, config)),
-        source_fingerprint=listing.fingerprint,
-        classes=listing.classes if source.classes is None else source.classes,
-        channels=config.channels or source.channels,
-        num_blocks=listing.num_blocks,
-        num_items=listing.num_items,
-        num_images=listing.num_images,
+        source_fingerprint=whole.fingerprint,
+        classes=list(dict.fromkeys([*known.classes, *listed])),  # labels that were given stay what they are
+        channels=channels,
+        num_blocks=new.num_blocks,
+        num_items=new.num_items,
+        num_images=known.num_images + new.num_images,
+        first_shard=known.num_shards,
     )
     out.write_json(PLAN, {**asdict(plan), "config": plan.config.values})
     return plan

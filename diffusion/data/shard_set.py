@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import sys
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .shards import NOT_AN_IMAGE_NAME, SPLITS, ShardReport, TarStats, part_name
+from .layout import SPLITS, part_name
+from .seal import hash_manifest, seal_of
+from .shards import SET_ASIDE, ShardReport, TarStats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 DATASET = "dataset.json"
 FORMAT_VERSION = 1
+PART = re.compile(r"(?:train|val|part)-(\d{6,})\.(?:tar|parquet)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,8 @@ class ShardSet(Header):
     tars: list[TarStats]
     rejects: dict[str, int]
     digest: str
+    parts: dict[str, str] = field(default_factory=dict)
+    """sha256 of every part of the manifest, by name"""
 
     def split(self, name: str) -> list[TarStats]:
         """The tars of one split, in order."""
@@ -69,9 +76,9 @@ def digest_of(tars: Iterable[TarStats]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
 
 
-def commit(header: Header, reports: list[ShardReport], out: Folder) -> ShardSet:
-    """Write `dataset.json`, from which moment the set exists."""
-    tars = sorted((tar for report in reports for tar in report.tars), key=lambda tar: tar.name)
+def commit(header: Header, reports: list[ShardReport], out: Folder, known: Iterable[TarStats] = ()) -> ShardSet:
+    """Write `dataset.json`, from which moment the set exists; `known` are the tars that an earlier run committed."""
+    tars = sorted((*known, *(tar for report in reports for tar in report.tars)), key=lambda tar: tar.name)
     counts = {split: sum(tar.num_samples for tar in tars if tar.split == split) for split in SPLITS}
     value = {
         **asdict(header),
@@ -80,19 +87,20 @@ def commit(header: Header, reports: list[ShardReport], out: Folder) -> ShardSet:
         "tars": [asdict(tar) for tar in tars],
         "rejects": count_rejects(reports),
         "digest": digest_of(tars),
+        "parts": hash_manifest(out),
     }
-    out.write_json(DATASET, value)
+    out.write_json(DATASET, {**value, "seal": seal_of(value)})
     return open_shard_set(out)
 
 
-def commit_plan(plan: Plan, reports: list[ShardReport], out: Folder) -> ShardSet:
-    """Commit the shards of a plan.
+def commit_plan(plan: Plan, reports: list[ShardReport], out: Folder, old: ShardSet | None = None) -> ShardSet:
+    """Commit the shards of a plan, beside those of the set that it adds to, whose rejects it tried again.
 
     Raises ValueError, leaving the records, if more than `max_reject_fraction` of what claims to be a picture was
     refused, or none is left to train on.
     """
     rejects = count_rejects(reports)
-    refused = sum(count for reason, count in rejects.items() if reason != NOT_AN_IMAGE_NAME)
+    refused = sum(count for reason, count in rejects.items() if reason not in SET_ASIDE)
     limit = plan.config.max_reject_fraction
     if refused / plan.num_images > limit:
         reasons = ", ".join(f"{reason} {count}" for reason, count in rejects.items())
@@ -100,7 +108,8 @@ def commit_plan(plan: Plan, reports: list[ShardReport], out: Folder) -> ShardSet
             f"{refused} of {plan.num_images} images were refused ({reasons}), more than max_reject_fraction={limit}; "
             f"see {out.uri}/rejects.parquet, mend them or raise the limit"
         )
-    if not any(tar.split == "train" for report in reports for tar in report.tars):
+    known = [] if old is None else old.tars
+    if not any(tar.split == "train" for report in reports for tar in report.tars) and not known:
         raise ValueError(f"val_fraction={plan.config.val_fraction} left no image to train on, of {plan.num_images}")
     header = Header(
         image_size=plan.config.image_size,
@@ -110,7 +119,24 @@ def commit_plan(plan: Plan, reports: list[ShardReport], out: Folder) -> ShardSet
         config_fingerprint=plan.config.fingerprint,
         source_fingerprint=plan.source_fingerprint,
     )
-    return commit(header, reports, out)
+    shards = commit(header, reports, out, known)
+    _delete_parts(out, "rejects.parquet", range(plan.first_shard))
+    return shards
+
+
+def delete_from(out: Folder, first_shard: int) -> None:
+    """Remove a plan, and what an unfinished run of it left of the shards from this number on."""
+    out.delete("plan")
+    for folder in ("", "manifest.parquet", "rejects.parquet"):
+        _delete_parts(out, folder, range(first_shard, sys.maxsize))
+
+
+def _delete_parts(out: Folder, folder: str, shards: range) -> None:
+    """The files of these shards in a folder of the set; "": the tars."""
+    for name in out.names(folder):
+        part = PART.fullmatch(name)
+        if part and int(part[1]) in shards:
+            out.delete(f"{folder}/{name}".lstrip("/"))
 
 
 def count_rejects(reports: list[ShardReport]) -> dict[str, int]:
@@ -130,6 +156,7 @@ def open_shard_set(folder: Folder) -> ShardSet:
         version = value.pop("format_version")
         if version == FORMAT_VERSION:
             value.pop("counts")
+            value.pop("seal", None)  # for `verify`
             value["tars"] = [TarStats(**tar) for tar in value["tars"]]
             return ShardSet(folder=folder, **value)
     except (ValueError, KeyError, TypeError, AttributeError) as err:

@@ -12,34 +12,22 @@ import numpy as np
 import pyarrow as pa
 
 from ..seeding import generator
-from .images import Rejected, encode_png, fit_image
+from .duplicates import place_of, read_duplicates
+from .images import ENCODINGS, Rejected, encode, fit_image
+from .layout import MANIFEST_SCHEMA, REJECTS_SCHEMA, SPLITS, part_name, report_name
 from .plan import read_block
 from .tar import read_headers, write_tar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..files import Folder
     from .plan import Plan
     from .sources import Item
 
-SPLITS = ("train", "val")
-MANIFEST_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("split", pa.string()),
-        ("shard", pa.int64()),
-        ("index", pa.int64()),
-        ("offset", pa.int64()),
-        ("num_bytes", pa.int64()),
-        ("label", pa.int64()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("source", pa.string()),
-        ("source_sha256", pa.string()),
-        ("sha256", pa.string()),
-    ]
-)
-REJECTS_SCHEMA = pa.schema([("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
-NOT_AN_IMAGE_NAME = "not_an_image_name"  # never claimed to be a picture: recorded, but not held against the source
+NOT_AN_IMAGE_NAME, DUPLICATE = "not_an_image_name", "duplicate"
+SET_ASIDE = (NOT_AN_IMAGE_NAME, DUPLICATE, "too_small", "too_elongated")
+"""reasons why an input is left out on purpose: recorded, but not held against the source"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +37,9 @@ class Sample:
     index: int
     split: str
     image: bytes
-    """PNG"""
+    """the file"""
+    extension: str = "png"
+    """of the file"""
     label: int
     """-1: none"""
     side: int
@@ -89,14 +79,12 @@ def make_shard(plan: Plan, shard: int, out: Folder) -> ShardReport:
 
     Raises OSError where the storage fails; an input that fails is a row in the rejects.
     """
-    source = plan.config.open_source()
-    blocks = [read_block(out, block) for block in plan.blocks(shard)]
-    order = generator(plan.config.seed, "samples", lane=shard).permutation(sum(map(len, blocks)))
-    places = iter(np.argsort(order).tolist())  # of each input, in the order in which they are read
+    blocks = {number: read_block(out, number) for number in plan.blocks(shard)}
+    order = generator(plan.config.seed, "samples", lane=shard).permutation(sum(map(len, blocks.values())))
+    places = np.argsort(order).tolist()  # of each input, in the order in which they are read
     samples: list[Sample] = []
     rejects: list[tuple[int, dict[str, str]]] = []
-    contents = (pair for block in blocks for pair in zip(block, source.read(block), strict=True))
-    for (item, content), place in zip(contents, places, strict=True):
+    for place, (item, content) in zip(places, _inputs(plan, blocks, out), strict=True):
         try:
             samples.append(_sample(item, content, place, plan))
         except Rejected as err:
@@ -121,15 +109,15 @@ def write_shard(shard: int, samples: list[Sample], rejects: list[dict[str, str]]
     if rejects:
         out.write_table(part_name("rejects", shard), pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA))
     report = ShardReport(shard, tars, dict(Counter(row["reason"] for row in rejects)))
-    out.write_json(_report_name(shard), asdict(report))
+    out.write_json(report_name(shard), asdict(report))
     return report
 
 
 def read_report(out: Folder, shard: int) -> ShardReport | None:
     """The report of a shard that is already done, if it is."""
-    if not out.exists(_report_name(shard)):
+    if not out.exists(report_name(shard)):
         return None
-    saved = out.read_json(_report_name(shard))
+    saved = out.read_json(report_name(shard))
     return ShardReport(saved["shard"], [TarStats(**tar) for tar in saved["tars"]], saved["rejects"])
 
 
@@ -138,9 +126,14 @@ def split_of(source_sha256: str, val_fraction: float) -> str:
     return "val" if int(source_sha256[:8], 16) < val_fraction * 2**32 else "train"
 
 
-def part_name(table: str, shard: int) -> str:
-    """Where the rows of one shard are, in the folder of `manifest` or `rejects`."""
-    return f"{table}.parquet/part-{shard:06d}.parquet"
+def _inputs(plan: Plan, blocks: dict[int, list[Item]], out: Folder) -> Iterator[tuple[Item, bytes | Rejected]]:
+    """The inputs of these blocks with their contents, one block in memory at a time."""
+    source = plan.config.open_source()
+    first = read_duplicates(plan, blocks, out) if plan.config.dedupe else {}
+    for number, block in blocks.items():
+        for index, (item, content) in enumerate(zip(block, source.read(block), strict=True)):
+            earlier = first.get(place_of(number, index))
+            yield item, Rejected(DUPLICATE, f"the same bytes as {earlier}") if earlier else content
 
 
 def _sample(item: Item, content: bytes | Rejected, index: int, plan: Plan) -> Sample:
@@ -149,13 +142,15 @@ def _sample(item: Item, content: bytes | Rejected, index: int, plan: Plan) -> Sa
         raise Rejected(NOT_AN_IMAGE_NAME, "its suffix is not that of an image")
     if isinstance(content, Rejected):
         raise content
-    source_sha256 = hashlib.sha256(content).hexdigest()
+    config, source_sha256 = plan.config, hashlib.sha256(content).hexdigest()
+    pixels = fit_image(content, config.image_size, plan.channels, config.fit, config.min_side, config.max_aspect)
     return Sample(
         index=index,
-        split=split_of(source_sha256, plan.config.val_fraction),
-        image=encode_png(fit_image(content, plan.config.image_size, plan.channels)),
+        split=split_of(source_sha256, config.val_fraction),
+        image=encode(pixels, config.encoding, config.quality),
+        extension=ENCODINGS[config.encoding],
         label=plan.label(item),
-        side=plan.config.image_size,
+        side=config.image_size,
         source=item.source,
         source_sha256=source_sha256,
     )
@@ -166,23 +161,19 @@ def _key(shard: int, sample: Sample) -> str:
 
 
 def _entry(shard: int, sample: Sample) -> dict[str, str | bytes]:
-    entry: dict[str, str | bytes] = {"__key__": _key(shard, sample), "png": sample.image}
+    entry: dict[str, str | bytes] = {"__key__": _key(shard, sample), sample.extension: sample.image}
     return entry if sample.label < 0 else {**entry, "cls": str(sample.label).encode()}
 
 
 def _manifest_rows(shard: int, samples: list[Sample], tar: bytes) -> list[dict[str, Any]]:
     """A row a sample, with its offset found in the tar; raises RuntimeError if the tar does not hold it unchanged."""
-    images = [member for member in read_headers(tar) if member.name.endswith(".png")]
+    images = [member for member in read_headers(tar) if not member.name.endswith(".cls")]
     rows = []
     for sample, member in zip(samples, images, strict=True):
-        if member.name != f"{_key(shard, sample)}.png" or member.data(tar) != sample.image:
+        if member.name != f"{_key(shard, sample)}.{sample.extension}" or member.data(tar) != sample.image:
             raise RuntimeError(f"shard {shard} does not read back as it was written, at {member.name}")
         row = {name: getattr(sample, name) for name in ("split", "index", "label", "source", "source_sha256")}
         place = {"offset": member.offset, "num_bytes": member.num_bytes, "width": sample.side, "height": sample.side}
         sha256 = hashlib.sha256(sample.image).hexdigest()
         rows.append({"key": _key(shard, sample), "shard": shard, "sha256": sha256, **place, **row})
     return rows
-
-
-def _report_name(shard: int) -> str:
-    return f"plan/shard-{shard:06d}.json"

@@ -71,7 +71,7 @@ class Learned:
 def shard(config: Config, out: Folder) -> ShardSet:
     """What `ddpm shard digits` makes, byte for byte."""
     plan = make_plan(config.shard, out)
-    return commit_plan(plan, [make_shard(plan, number, out) for number in range(plan.num_shards)], out)
+    return commit_plan(plan, [make_shard(plan, number, out) for number in plan.shards], out)
 
 
 def learn(config: Config, shards: ShardSet) -> UNet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -18,6 +19,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+
+from ..storage import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +55,7 @@ class Tracker:
     """
 
     def __init__(self, environment: Environment) -> None:
+        self.environment = environment
         self.uri = environment.mlflow_uri
         self.artifact_root = environment.artifact_root
         self.database = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:") else None
@@ -64,8 +68,11 @@ class Tracker:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """MLflow's own client; making it makes the database, which takes seconds."""
-        return MlflowClient(self.uri, self.uri)
+        """MLflow's own client; making it makes the database, which takes seconds, and which two must not do at once."""
+        if self.database is None:
+            return MlflowClient(self.uri, self.uri)
+        with locked(self.environment, "mlflow"):
+            return MlflowClient(self.uri, self.uri)
 
     @property
     def is_empty(self) -> bool:
@@ -124,10 +131,10 @@ class Tracker:
         """Set tags of a run."""
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
-    def log_dataset(self, run_id: str, name: str, digest: str, uri: str) -> None:
-        """Say which data the run read: an edge of the lineage."""
-        dataset = DatasetEntity(name, digest, "local", f'{{"uri": "{uri}"}}')
-        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    def log_dataset(self, run_id: str, name: str, digest: str, uri: str, context: str = "training") -> None:
+        """Say which data the run worked with, and for what: an edge of the lineage."""
+        dataset = DatasetEntity(name, digest, "local", json.dumps({"uri": uri}))
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
     def log_folder(self, run_id: str, folder: Path, name: str) -> None:
         """All the files under a local folder, as artifacts under `name`."""

@@ -32,6 +32,6 @@ def make_set():
         folder = Folder(out)
         config = ShardConfig(**{"source": (str(source),), "image_size": 8, "samples_per_shard": 64, **options})
         plan = make_plan(config, folder)
-        return commit_plan(plan, [make_shard(plan, shard, folder) for shard in range(plan.num_shards)], folder)
+        return commit_plan(plan, [make_shard(plan, shard, folder) for shard in plan.shards], folder)
 
     return make

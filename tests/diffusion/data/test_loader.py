@@ -1,8 +1,13 @@
+import hashlib
+import io
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from diffusion.data.loader import SampleReader, batches
 from diffusion.data.order import EpochOrder, OrderConfig
@@ -75,6 +80,40 @@ def test_a_sample_without_a_class_has_the_label_minus_one(write_pictures, make_s
     _, labels = SampleReader(flat).read(range(10))
 
     assert labels.tolist() == [-1] * 10
+
+
+@pytest.mark.parametrize("encoding", ["png", "jpeg", "webp", "npy"])
+def test_a_picture_of_any_encoding_is_what_its_file_says(encoding, drawn, make_set, tmp_path):
+    shards = make_set(drawn[0], tmp_path, encoding=encoding, val_fraction=0)
+    tar = shards.tars[0]
+    images, _ = SampleReader(shards).read(range(tar.num_samples))
+    places = shards.manifest(tar, ["offset", "num_bytes"]).to_pylist()
+    for image, place in zip(images, places, strict=True):
+        stream = io.BytesIO(shards.folder.read_range(tar.name, place["offset"], place["num_bytes"]))
+        expected = np.load(stream) if encoding == "npy" else np.asarray(Image.open(stream))
+
+        assert np.array_equal(image.transpose(1, 2, 0), expected)
+
+
+@pytest.mark.parametrize(("change", "message"), [({"channels": 1}, "shape"), ({"image_size": 16}, "shape")])
+def test_a_picture_of_another_kind_than_the_sets_is_named(change, message, shard_set):
+    with pytest.raises(ValueError, match=rf"{shard_set.tars[0].name} is not what its manifest says .*{message}"):
+        SampleReader(replace(shard_set, **change)).read([0])
+
+
+def test_what_begins_like_no_picture_is_refused(copy_of_set):
+    folder, shards = copy_of_set
+    tar = shards.split("train")[0]
+    part = folder / f"manifest.parquet/part-{tar.shard:06d}.parquet"
+    table = pq.read_table(part)
+    rows = table.to_pylist()
+    for row in rows:
+        data = (folder / tar.name).read_bytes()[row["offset"] + 1 :][: row["num_bytes"]]
+        row |= {"offset": row["offset"] + 1, "sha256": hashlib.sha256(data).hexdigest()}
+    pq.write_table(type(table).from_pylist(rows, schema=table.schema), part)
+
+    with pytest.raises(ValueError, match="unknown_format: not one of png, jpg, webp, npy"):
+        SampleReader(shards).read([0])
 
 
 def test_grey_pictures_have_one_channel(make_set, drawn, tmp_path):

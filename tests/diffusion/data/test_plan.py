@@ -19,7 +19,15 @@ from diffusion.files import Folder
 
 CHANGED = {
     "source": ("elsewhere",),
+    "image_column": "picture",
+    "label_column": "class",
     "image_size": 64,
+    "fit": "pad",
+    "encoding": "jpeg",
+    "quality": 50,
+    "min_side": 8,
+    "max_aspect": 3.0,
+    "dedupe": True,
     "channels": 1,
     "samples_per_shard": 128,
     "val_fraction": 0.2,
@@ -56,7 +64,7 @@ def fingerprint(source):
 def test_every_input_is_in_exactly_one_block_of_exactly_one_shard(num_files, samples_per_shard, list_files, tmp_path):
     out = Folder(tmp_path / "out")
     plan = make_plan(list_files(num_files, samples_per_shard=samples_per_shard), out)
-    shards = [plan.blocks(shard) for shard in range(plan.num_shards)]
+    shards = [plan.blocks(shard) for shard in plan.shards]
     items = [(item.source, item.label) for blocks in shards for block in blocks for item in read_block(out, block)]
 
     assert all(shards)  # no shard is empty
@@ -203,6 +211,13 @@ def test_what_a_subclass_adds_is_not_in_the_fingerprint():
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"channels": 2}, r"channels must be 0 \(as the source\), 1 or 3, got 2"),
         ({"channels": 4}, r"channels must be 0 \(as the source\), 1 or 3, got 4"),
+        ({"fit": "squash"}, "fit must be one of crop, pad, got 'squash'"),
+        ({"encoding": "gif"}, "encoding must be one of png, jpeg, webp, npy, got 'gif'"),
+        ({"quality": 0}, "quality must be 1 to 100, got 0"),
+        ({"quality": 101}, "quality must be 1 to 100, got 101"),
+        ({"min_side": -1}, "min_side must be at least 0, got -1"),
+        ({"max_aspect": 0.5}, "max_aspect must be at least 1, or 0 for any, got 0.5"),
+        ({"max_aspect": float("nan")}, "max_aspect must be at least 1, or 0 for any, got nan"),
         ({"samples_per_shard": 0}, "samples_per_shard must be at least 1, got 0"),
         ({"val_fraction": -0.1}, r"val_fraction must lie in \[0, 1\), got -0.1"),
         ({"val_fraction": 1}, r"val_fraction must lie in \[0, 1\), got 1"),

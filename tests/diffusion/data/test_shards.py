@@ -49,7 +49,7 @@ def shard_set(config, tmp_path_factory):
 
 def made(config, out, order=lambda shards: shards):
     plan = make_plan(config, out)
-    reports = [make_shard(plan, shard, out) for shard in order(list(range(plan.num_shards)))]
+    reports = [make_shard(plan, shard, out) for shard in order(list(plan.shards))]
     return commit_plan(plan, sorted(reports, key=lambda report: report.shard), out)
 
 
@@ -190,7 +190,7 @@ def test_an_interrupted_run_continues_with_the_shards_that_are_done(config, shar
     plan = make_plan(config, out)
     before = [make_shard(plan, shard, out) for shard in (0, 2)]
     resumed = read_plan(out)
-    reports = [read_report(out, shard) or make_shard(resumed, shard, out) for shard in range(resumed.num_shards)]
+    reports = [read_report(out, shard) or make_shard(resumed, shard, out) for shard in resumed.shards]
 
     assert [reports[0], reports[2]] == before
     assert commit_plan(resumed, reports, out).digest == shard_set.digest
