@@ -17,6 +17,8 @@ from pyarrow import fs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LINK_LEADS_NOWHERE = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
+
 
 class Folder:
     """A folder by URI (`s3://…`, `gs://…`) or local path. Names are relative, with "/" between parts.
@@ -159,7 +161,8 @@ def _local_entry(path: str) -> fs.FileInfo:
     try:
         found = os.stat(path)  # noqa: PTH116  # a Path for each of a million files takes longer than its stat
     except OSError as err:
-        if err.errno not in (errno.ENOENT, errno.ELOOP):
+        # a link may lead where nothing is or nobody may go; a file may just have gone: others are the disk's faults
+        if err.errno != errno.ENOENT and not (err.errno in LINK_LEADS_NOWHERE and os.path.islink(path)):  # noqa: PTH114
             raise
         return fs.FileInfo(path, fs.FileType.NotFound)
     if stat.S_ISDIR(found.st_mode):

@@ -86,7 +86,12 @@ def map_tasks(function: Callable[[S, C], R], specs: Iterable[S], common: C, work
 
     A task is retried if its worker dies or the storage fails it (OSError); what it raises else is raised here.
     """
-    task = ray.remote(function).options(num_cpus=workers.cpus_per_worker, max_retries=3, retry_exceptions=[OSError])
+    task = ray.remote(function).options(
+        num_cpus=workers.cpus_per_worker,
+        max_retries=3,
+        retry_exceptions=[OSError],
+        scheduling_strategy="SPREAD",  # Ray would fill one node first, and its disk and network with it
+    )
     shared = ray.put(common)
     running: list[Any] = []
     for spec in specs:

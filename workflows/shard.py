@@ -16,7 +16,6 @@ from .cluster import connected, make_missing, map_tasks
 from .config import to_plain
 from .progress import say
 from .storage import JobFailed, check_storage, locked
-from .track_shards import track
 
 if TYPE_CHECKING:
     from .config import Config, ShardStage
@@ -59,6 +58,8 @@ def run(config: Config, environment: Environment, out: Folder, append: bool = Fa
         elif (shards := finished(stage, out)) is not None:
             say(f"shards: reused {out.uri} ({shards.digest})")
             return shards
+        from .track_shards import track  # MLflow takes seconds to import: not for a set that is there
+
         with track(config, environment) as log, connected(environment, stage):  # it refuses what cannot work
             shards = _make(stage, out, old)
             out.write_json("config.json", to_plain(config))

@@ -153,7 +153,8 @@ def test_names_are_sorted(folder):
 def test_entries_say_what_they_are_and_links_are_followed(folder, tmp_path):
     folder.write("file", b"12345")
     folder.write("inner/file", b"")
-    for name, target in {"to-file": "file", "to-folder": "inner", "to-nothing": "nowhere", "circle": "circle"}.items():
+    links = {"to-file": "file", "to-folder": "inner", "to-nothing": "nowhere", "circle": "circle", "long": "x" * 300}
+    for name, target in {**links, "through": "file/x"}.items():
         (tmp_path / "folder" / name).symlink_to(tmp_path / "folder" / target)
     os.mkfifo(tmp_path / "folder" / "pipe")
     kinds = {info.base_name: info.type for info in folder.entries()}
@@ -163,7 +164,9 @@ def test_entries_say_what_they_are_and_links_are_followed(folder, tmp_path):
         "circle": FileType.NotFound,
         "file": FileType.File,
         "inner": FileType.Directory,
+        "long": FileType.NotFound,
         "pipe": FileType.Unknown,
+        "through": FileType.NotFound,
         "to-file": FileType.File,
         "to-folder": FileType.Directory,
         "to-nothing": FileType.NotFound,

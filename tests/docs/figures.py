@@ -68,4 +68,5 @@ def legend_beside(axes: Axes) -> None:
 
 def say(text: str) -> None:
     """One line of progress that is written over."""
-    sys.stderr.write(f"\r{text}\x1b[K")
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{text}\x1b[K")

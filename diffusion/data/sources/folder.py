@@ -146,8 +146,14 @@ def file_item(info: fs.FileInfo, folder: str = "", label: str | None = None) -> 
 
 
 def _loops(folder: Folder, name: str) -> bool:
-    """Whether a folder is a link to one that it is in: an input like any other, to be refused on record."""
+    """Whether a folder is a link to one on the way to it: an input like any other, to be refused on record.
+
+    Links on the way count as where they lead, so that two folders that link to each other are each gone into once.
+    """
     if not folder.is_local:
         return False
     path = Path(folder.at(name))
-    return path.is_symlink() and path.resolve() in path.parent.resolve().joinpath("x").parents
+    if not path.is_symlink():
+        return False
+    target, on_the_way = path.resolve(), [parent.resolve() for parent in path.parents]
+    return any(target == place or target in place.parents for place in on_the_way)

@@ -113,6 +113,16 @@ def test_a_link_to_a_folder_that_it_is_in_is_listed_but_not_followed(source_of, 
     assert [item.source for item in items(source)] == ["good.png", "up"]
 
 
+def test_two_folders_that_link_to_each_other_are_each_gone_into_once(source_of, tmp_path):
+    source = source_of("cat/1.png", "dog/2.png")
+    (tmp_path / "cat" / "to").symlink_to(tmp_path / "dog")
+    (tmp_path / "dog" / "to").symlink_to(tmp_path / "cat")
+
+    assert [item.source for item in items(source) if item.is_image] == [
+        "cat/1.png", "cat/to/2.png", "dog/2.png", "dog/to/1.png",
+    ]  # fmt: skip
+
+
 def test_a_link_that_leads_nowhere_is_listed_so_that_it_can_be_refused(source_of, tmp_path):
     source = source_of("good.png")
     (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
@@ -153,6 +163,16 @@ def test_a_folder_of_two_kinds_is_refused_so_that_neither_is_lost(names, found, 
 def test_the_first_file_of_a_kind_says_what_a_folder_is_however_deep(name, message, source_of):
     with pytest.raises(ValueError, match=message):  # it was opened as what it says it is: and is empty
         items(source_of("0.txt", ".hidden.tar", f"a/{name}", "b/4.png"))
+
+
+def test_what_lies_beside_classes_and_is_no_file_is_listed_to_be_refused(source_of, tmp_path):
+    source = source_of("cat/1.png", "notes.txt")
+    (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "up").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+
+    assert [item.source for item in items(source)] == ["cat/1.png", "lost.png", "notes.txt", "pipe", "up"]
+    assert source.classes == ["cat"]
 
 
 def test_a_file_over_the_limit_is_refused_before_it_is_read(source_of, tmp_path):

@@ -159,6 +159,13 @@ def test_a_name_that_is_there_twice_is_two_inputs(archive, source_of):
     assert [item.is_image for item in listed] == [True] * 3
 
 
+def test_a_name_made_for_a_second_member_is_not_one_that_another_has(source_of):
+    source = source_of(**{"gnu.tar": [("a.png", b""), ("a.png#1536", b""), ("a.png", b"")]})
+
+    assert len({item.source for item in items(source)}) == 3
+    assert contents(source) == [b"", "not_an_image_name", b""]
+
+
 @any_archive
 def test_a_label_is_what_its_sibling_says_else_its_first_folder_else_none(archive, source_of):
     members = {
@@ -267,11 +274,11 @@ def test_a_member_of_any_name_can_be_read(name, archive, source_of):
 
 
 @tar_and_zip
-def test_a_folder_may_be_called_like_an_archive(archive, tmp_path):
-    members = {"inner.tar/1.png": b"inside"}
-    source = write(tmp_path, {f"outer.tar/deep.zip/{archive}": WRITERS[archive](members)})
+@pytest.mark.parametrize("member", ["inner.tar/1.png", "1.png"])
+def test_a_folder_may_be_called_like_an_archive(member, archive, tmp_path):
+    source = write(tmp_path, {f"outer.tar/deep.zip/{archive}": WRITERS[archive]({member: b"inside"})})
 
-    assert [item.source for item in items(source)] == [f"outer.tar/deep.zip/{archive}/inner.tar/1.png"]
+    assert [item.source for item in items(source)] == [f"outer.tar/deep.zip/{archive}/{member}"]
     assert contents(source) == [b"inside"]
 
 
@@ -423,6 +430,7 @@ def test_a_zip_bomb_is_not_unpacked(archive, says, tmp_path, monkeypatch):
     source = write(tmp_path, {archive: data})
 
     assert contents(source) == ["too_large", b"small"]
+    assert (items(source)[0].at[1] == 2000) == (says == "the truth")  # so that it is not even read
 
 
 def test_a_member_over_the_limit_is_refused_before_it_is_read(tmp_path):
