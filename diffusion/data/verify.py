@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Row = dict[str, Any]
 
-RESTORE = "restore it from a copy, or make the set anew"
+RESTORE = "restore it from a copy, or delete the set and make it again"
 ADOPT_AGAIN = f"restore it from a copy or, if it is meant to be so, delete {DATASET} and index the tars again"
 ELSEWHERE = "a byte outside of pictures, labels and padding is another one: in a header, or in another member"
 

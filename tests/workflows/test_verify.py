@@ -71,8 +71,8 @@ def test_the_first_of_several_differences_is_named_for_any_number_of_workers(clu
         said.add(str(failed.value))
 
     assert said == {
-        f"{first} was changed: tar header at byte 0 is damaged; restore it from a copy, or make the set anew "
-        f"(2 shards differ, {len(list(made[1].glob('*.tar')))} were committed)"
+        f"{first} was changed: tar header at byte 0 is damaged; restore it from a copy, "
+        f"or delete the set and make it again (2 shards differ, {len(list(made[1].glob('*.tar')))} were committed)"
     }
 
 

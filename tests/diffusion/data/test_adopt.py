@@ -169,8 +169,8 @@ def test_labels_may_be_there_or_not(labels, classes, expected, tmp_path):
 
 
 def test_classes_go_up_to_the_largest_label_of_any_tar(tmp_path):
-    write_members(tmp_path / "a.tar", [("0.png", png(0)), ("0.cls", b"4")])
-    write_members(tmp_path / "b.tar", [("0.png", png(1)), ("0.cls", b"1")])
+    for name, label in [("a.tar", b"1"), ("b.tar", b"4"), ("c.tar", b"2")]:
+        write_members(tmp_path / name, [("0.png", png(0)), ("0.cls", label)])
 
     assert index(tmp_path).classes == ["0", "1", "2", "3", "4"]
 
@@ -308,6 +308,7 @@ def test_changed_tars_are_indexed_anew_only_when_their_set_is_deleted(event, for
 
     assert len(found) == 1
     assert shards.digest != digest
+    assert len(shards.parts) == len(list((foreign / "manifest.parquet").iterdir())) == len(shards.tars)
     assert verify(foreign, deep=True) == []
 
 
