@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -134,11 +135,13 @@ class Folder:
         """Raises FileNotFoundError, or ValueError where the file is not JSON."""
         return json.loads(self.read(name))
 
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file."""
+    def write_table(self, name: str, table: pa.Table) -> str:
+        """Write a Parquet file; the sha256 of its bytes."""
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
-        self.write(name, sink.getvalue().to_pybytes())
+        data = sink.getvalue().to_pybytes()
+        self.write(name, data)
+        return hashlib.sha256(data).hexdigest()
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Read a Parquet file, or some columns of it."""

@@ -128,11 +128,13 @@ def adopt_tar(folder: Folder, tar: TarFile, kind: Kind) -> Adopted:
         rows = _rows(data, tar, kind)
     except ValueError as err:
         return Adopted(tar, kind, refusal=_refusal(folder, tar, err))
-    folder.write_table(part_name("manifest", tar.shard), pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA))
+    part_sha256 = folder.write_table(
+        part_name("manifest", tar.shard), pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    )
     sha256 = hashlib.sha256(data).hexdigest()
     stats = TarStats(tar.name, tar.shard, _split_of(tar.name), len(rows), len(data), sha256)
     num_classes = max((row["label"] for row in rows), default=-1) + 1
-    adopted = Adopted(tar, kind, stats, num_classes, _part_sha256(folder, tar))
+    adopted = Adopted(tar, kind, stats, num_classes, part_sha256)
     folder.write_json(_report_name(tar.shard), asdict(adopted))
     return adopted
 
@@ -163,8 +165,12 @@ def commit_adopted(folder: Folder, tars: list[TarFile], kind: Kind, reports: Ite
         config_fingerprint=hashlib.sha256(json.dumps(CONFIG).encode()).hexdigest()[:32],
         source_fingerprint=_fingerprint(tars),
     )
-    stats = [report.stats for report in reports if report.stats is not None]
-    return commit(header, [ShardReport(tar.shard, [tar], {}) for tar in stats], folder)
+    done = [
+        ShardReport(report.file.shard, [report.stats], {}, report.part_sha256)
+        for report in reports
+        if report.stats is not None
+    ]
+    return commit(header, done, folder)
 
 
 def _rows(data: bytes, tar: TarFile, kind: Kind) -> list[dict[str, Any]]:

@@ -43,7 +43,7 @@ def known_of(shards: ShardSet) -> Known:
     An input is known by its name: that its content changed is not noticed.
     """
     return Known(
-        num_shards=max((tar.shard for tar in shards.tars), default=-1) + 1,
+        num_shards=max(len(shards.parts), *(tar.shard + 1 for tar in shards.tars)),
         num_images=sum(tar.num_samples for tar in shards.tars),
         classes=tuple(shards.classes),
         channels=shards.channels,

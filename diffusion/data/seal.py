@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..files import Folder
 
 MANIFEST = "manifest.parquet"
-PART = re.compile(rf"{MANIFEST}/part-\d{{6,}}\.parquet")
-READERS = 16
-"""parts of the manifest that are read at once"""
 
 
 def seal_of(value: dict[str, Any]) -> str:
@@ -26,14 +21,3 @@ def seal_of(value: dict[str, Any]) -> str:
 def manifest_parts(folder: Folder) -> list[str]:
     """The names of all files in the manifest's folder, sorted."""
     return [f"{MANIFEST}/{name}" for name in folder.names(MANIFEST) if not name.startswith(".")]
-
-
-def hash_manifest(folder: Folder) -> dict[str, str]:
-    """The sha256 of every part of the manifest, by name."""
-
-    def sha256(name: str) -> str:
-        return hashlib.sha256(folder.read(name)).hexdigest()
-
-    names = [name for name in manifest_parts(folder) if PART.fullmatch(name)]
-    with ThreadPoolExecutor(READERS) as pool:
-        return dict(zip(names, pool.map(sha256, names), strict=True))

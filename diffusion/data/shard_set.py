@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .layout import SPLITS, part_name
-from .seal import hash_manifest, seal_of
+from .seal import seal_of
 from .shards import SET_ASIDE, ShardReport, TarStats
 
 if TYPE_CHECKING:
@@ -76,8 +76,9 @@ def digest_of(tars: Iterable[TarStats]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
 
 
-def commit(header: Header, reports: list[ShardReport], out: Folder, known: Iterable[TarStats] = ()) -> ShardSet:
-    """Write `dataset.json`, from which moment the set exists; `known` are the tars that an earlier run committed."""
+def commit(header: Header, reports: list[ShardReport], out: Folder, old: ShardSet | None = None) -> ShardSet:
+    """Write `dataset.json`, from which moment the set exists; `old` is the set that the shards are added to."""
+    known, known_parts = ([], {}) if old is None else (old.tars, old.parts)
     tars = sorted((*known, *(tar for report in reports for tar in report.tars)), key=lambda tar: tar.name)
     counts = {split: sum(tar.num_samples for tar in tars if tar.split == split) for split in SPLITS}
     value = {
@@ -87,7 +88,7 @@ def commit(header: Header, reports: list[ShardReport], out: Folder, known: Itera
         "tars": [asdict(tar) for tar in tars],
         "rejects": count_rejects(reports),
         "digest": digest_of(tars),
-        "parts": hash_manifest(out),
+        "parts": {**known_parts, **{part_name("manifest", report.shard): report.part_sha256 for report in reports}},
     }
     out.write_json(DATASET, {**value, "seal": seal_of(value)})
     return open_shard_set(out)
@@ -108,8 +109,7 @@ def commit_plan(plan: Plan, reports: list[ShardReport], out: Folder, old: ShardS
             f"{refused} of {plan.num_images} images were refused ({reasons}), more than max_reject_fraction={limit}; "
             f"see {out.uri}/rejects.parquet, mend them or raise the limit"
         )
-    known = [] if old is None else old.tars
-    if not any(tar.split == "train" for report in reports for tar in report.tars) and not known:
+    if old is None and not any(tar.split == "train" for report in reports for tar in report.tars):
         raise ValueError(f"val_fraction={plan.config.val_fraction} left no image to train on, of {plan.num_images}")
     header = Header(
         image_size=plan.config.image_size,
@@ -119,7 +119,7 @@ def commit_plan(plan: Plan, reports: list[ShardReport], out: Folder, old: ShardS
         config_fingerprint=plan.config.fingerprint,
         source_fingerprint=plan.source_fingerprint,
     )
-    shards = commit(header, reports, out, known)
+    shards = commit(header, reports, out, old)
     _delete_parts(out, "rejects.parquet", range(plan.first_shard))
     return shards
 

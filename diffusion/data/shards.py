@@ -67,6 +67,8 @@ class ShardReport:
     tars: list[TarStats]
     rejects: dict[str, int]
     """how many inputs were refused, by reason"""
+    part_sha256: str = ""
+    """of its part of the manifest"""
 
     @property
     def num_samples(self) -> int:
@@ -105,10 +107,10 @@ def write_shard(shard: int, samples: list[Sample], rejects: list[dict[str, str]]
             rows += _manifest_rows(shard, mine, data)
             out.write(name, data)
             tars.append(TarStats(name, shard, split, len(mine), len(data), hashlib.sha256(data).hexdigest()))
-    out.write_table(part_name("manifest", shard), pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA))
+    part_sha256 = out.write_table(part_name("manifest", shard), pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA))
     if rejects:
         out.write_table(part_name("rejects", shard), pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA))
-    report = ShardReport(shard, tars, dict(Counter(row["reason"] for row in rejects)))
+    report = ShardReport(shard, tars, dict(Counter(row["reason"] for row in rejects)), part_sha256)
     out.write_json(report_name(shard), asdict(report))
     return report
 
@@ -118,7 +120,7 @@ def read_report(out: Folder, shard: int) -> ShardReport | None:
     if not out.exists(report_name(shard)):
         return None
     saved = out.read_json(report_name(shard))
-    return ShardReport(saved["shard"], [TarStats(**tar) for tar in saved["tars"]], saved["rejects"])
+    return ShardReport(**{**saved, "tars": [TarStats(**tar) for tar in saved["tars"]]})
 
 
 def split_of(source_sha256: str, val_fraction: float) -> str:

@@ -21,6 +21,7 @@ END = bytes(RECORD)
 REGULAR_FILE = (b"0", b"\0", b"7")
 LINK, HARDEST = b"1", b"6"
 """links, devices, folders, pipes: a header and no data, whatever size they give"""
+LINKS = (b"1", b"2")
 LONG_NAME, EXTENDED = b"L", b"x"
 EXTENSIONS = (LONG_NAME, EXTENDED, b"K", b"g")
 """say something of the member that follows; of K (a long link) and g (of all members: comments, times) it is ignored"""
@@ -66,12 +67,13 @@ def read_headers(data: bytes) -> Iterator[Member]:
     return walk_tar(io.BytesIO(data))
 
 
-def walk_tar(stream: BinaryIO) -> Iterator[Member]:
+def walk_tar(stream: BinaryIO, links: bool = False) -> Iterator[Member]:
     """Every regular file of an archive in a seekable stream, in order: reads headers only, and seeks over data.
 
-    USTAR, GNU and PAX; what is not UTF-8 in a name is replaced; folders and links are passed over. Between two members
-    the stream may be read anywhere. Raises ValueError where a header is damaged, data is cut short, a file is sparse,
-    or the end-of-archive mark is missing (an archive cut between two members would otherwise read as whole).
+    USTAR, GNU and PAX; what is not UTF-8 in a name is replaced; folders are passed over, and so are links
+    or, with `links`, given as files without data. Between two members the stream may be read anywhere. Raises
+    ValueError where a header is damaged, data is cut short, a file is sparse, or the end-of-archive mark is missing (an
+    archive cut between two members would otherwise read as whole).
     """
     size = stream.seek(0, io.SEEK_END)
     position, said = 0, dict[str, str]()  # what extended headers say of the member that follows them
@@ -90,7 +92,9 @@ def walk_tar(stream: BinaryIO) -> Iterator[Member]:
             continue
         if kind == SPARSE or any(name.startswith("GNU.sparse") for name in said):
             raise ValueError(f"tar holds a sparse file, which cannot be read here: {member.name}")
-        if kind in REGULAR_FILE and not member.name.endswith("/"):  # so folders end in archives of before USTAR
+        if (kind in REGULAR_FILE or (links and kind in LINKS)) and not member.name.endswith(
+            "/"
+        ):  # so folders end in archives of before USTAR
             yield member
         said = {}
 

@@ -64,7 +64,7 @@ def test_no_command_at_all_is_a_wrong_call(ddpm):
         (["sample", "--num", "0"], "num must be at least 1, got 0"),
         (["run", "digits", "--config", "x.yaml"], "not both: got digits and x.yaml"),
         (["run", "--config", "x.yaml"], "there is none at x.yaml"),
-        (["run", "--source", "nowhere"], "there is no folder .*nowhere"),
+        (["run", "--source", "nowhere"], "there is none of these at .*nowhere"),
         (["train"], "no finished shard set at .*runs/data/digits"),
         (["sample"], "there is no model digits: nothing has been tracked in"),
         (["shard", "smoke", "--address", "http://x"], "address must be a Ray address"),

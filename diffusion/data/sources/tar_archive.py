@@ -17,8 +17,8 @@ LONGEST_NAME = 100
 
 
 def list_tar(stream: BinaryIO) -> Iterator[Member]:
-    """Its files in order. Raises ValueError for a damaged archive."""
-    return walk_tar(stream)
+    """Its files in order; links are among them, to be refused on record. Raises ValueError for a damaged archive."""
+    return walk_tar(stream, links=True)
 
 
 def read_tar_member(stream: BinaryIO, offset: int, num_bytes: int, name: str) -> bytes | Rejected:
@@ -29,7 +29,7 @@ def read_tar_member(stream: BinaryIO, offset: int, num_bytes: int, name: str) ->
     stream.seek(offset - RECORD)
     data = stream.read(RECORD + num_bytes)
     try:
-        found = next(walk_tar(io.BytesIO(data + bytes(-num_bytes % RECORD))), None)
+        found = next(walk_tar(io.BytesIO(data + bytes(-num_bytes % RECORD)), links=True), None)
     except ValueError:
         found = None
     if len(data) < RECORD + num_bytes or found is None or found.num_bytes != num_bytes:

@@ -4,11 +4,12 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion.data.images import MAX_BYTES
+from diffusion.data.images import MAX_BYTES, encode_png
 from diffusion.data.sources import check_source, open_source
 from diffusion.data.tar import write_tar
 
@@ -497,3 +498,19 @@ def test_every_member_is_a_sample_or_a_reject(archive, write_pictures, make_set,
     }
     assert sorted(row["source"] for row in given + refused) == sorted(f"{archive}/{name}" for name in members)
     assert all(row["label"] == "ab".index(row["source"].split("/")[1]) for row in given)
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_link_in_a_tar_is_an_input_that_is_refused_and_not_one_that_is_lost(kind, tmp_path, make_set):
+    picture = encode_png(np.zeros((8, 8, 3), np.uint8))
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        first, link = tarfile.TarInfo("1.png"), tarfile.TarInfo("2.png")
+        first.size = len(picture)
+        archive.addfile(first, io.BytesIO(picture))
+        link.type, link.linkname = kind, "1.png"
+        archive.addfile(link)
+    shards = make_set(tmp_path / "a.tar", tmp_path / "set", val_fraction=0, max_reject_fraction=1)
+    (row,) = pq.read_table(tmp_path / "set" / "rejects.parquet").to_pylist()
+
+    assert shards.num_samples("train") == 1
+    assert row["source"] == "a.tar/2.png"
