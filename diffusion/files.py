@@ -74,6 +74,7 @@ class Folder:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)
+            _sync_folder(path.parent)  # else a power cut may undo the renaming, and with it what was said to be done
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -146,6 +147,14 @@ class Folder:
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Read a Parquet file, or some columns of it."""
         return pq.read_table(self.at(name), columns=columns, filesystem=self.fs)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _local_entries(path: str) -> Iterator[fs.FileInfo]:
