@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -41,15 +42,16 @@ def connected(environment: Environment, workers: Workers) -> Iterator[None]:
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     address = environment.address or os.environ.get("RAY_ADDRESS") or start_local_ray().address
     check_answers(address)
-    try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-    except ConnectionError as err:
-        raise ValueError(f"no Ray cluster answers at address {address}: {err}") from None
-    try:
-        check_nodes(ray.nodes(), environment, workers)
-        yield
-    finally:
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray prints the traceback of each task that it tries again, to the very end
+        try:
+            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        except ConnectionError as err:
+            raise ValueError(f"no Ray cluster answers at address {address}: {err}") from None
+        try:
+            check_nodes(ray.nodes(), environment, workers)
+            yield
+        finally:
+            ray.shutdown()
 
 
 def check_answers(address: str) -> None:

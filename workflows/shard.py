@@ -61,13 +61,13 @@ def run(config: Config, environment: Environment, out: Folder, append: bool = Fa
         from .track_shards import track  # MLflow takes seconds to import: not for a set that is there
 
         with track(config, environment) as log, connected(environment, stage):  # it refuses what cannot work
-            shards = _make(stage, out, old)
-            out.write_json("config.json", to_plain(config))
+            shards = _make(config, out, old)
             log(shards)
     return shards
 
 
-def _make(stage: ShardStage, out: Folder, old: ShardSet | None) -> ShardSet:
+def _make(config: Config, out: Folder, old: ShardSet | None) -> ShardSet:
+    stage = config.shard
     plan = _plan(stage, out, Known() if old is None else known_of(old))
     if stage.dedupe:
         _compare(plan, stage, out)
@@ -75,6 +75,7 @@ def _make(stage: ShardStage, out: Folder, old: ShardSet | None) -> ShardSet:
         "shards", plan.shards, lambda shard: read_report(out, shard), _make_shard, (plan, out.uri), stage, _num_inputs,
         plan.num_items,
     )  # fmt: skip
+    out.write_json("config.json", to_plain(config))
     try:
         return commit_plan(plan, reports, out, old)
     except ValueError as err:

@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 def arguments(about: str, **defaults: int) -> argparse.Namespace:
     """The command line of a contest: these numbers, and which contestants; sets torch's threads and seed."""
     parser = argparse.ArgumentParser(description=about)
-    for name, value in {**defaults, "rounds": 7, "threads": torch.get_num_threads()}.items():
+    for name, value in {"rounds": 7, "threads": torch.get_num_threads(), **defaults}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--only", nargs="*", help="contestants whose name contains one of these; RESULTS.md is left")
     args = parser.parse_args()
