@@ -75,6 +75,8 @@ class Folder:
                 os.fsync(stream.fileno())
             temporary.replace(path)
             _sync_folder(path.parent)  # else a power cut may undo the renaming, and with it what was said to be done
+        except OSError as err:  # that the disk is full, the kernel says without saying which
+            raise OSError(err.errno, err.strerror, err.filename or str(path)) from None
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -50,7 +50,7 @@ class Environment:
     @property
     def artifact_root(self) -> str | None:
         """Where experiments keep their artifacts; None leaves it to an MLflow server."""
-        return f"{self.folder.uri}/mlflow-artifacts" if self.mlflow_uri.startswith("sqlite:") else None
+        return (self.folder / "mlflow-artifacts").uri if self.mlflow_uri.startswith("sqlite:") else None
 
     def data(self, name: str) -> Folder:
         """The shard set of this name."""

@@ -103,7 +103,7 @@ def test_a_full_disk_ends_the_command_with_one_line_and_with_room_it_makes_the_s
 
     assert code == 1
     assert said.startswith("ddpm: error: ")
-    assert "No space left on device" in said
+    assert f"No space left on device: '{place}/set" in said
     assert "dataset.json" not in left
     assert not [name for name in left if name.endswith(".tmp")]
     assert all(data == tars[name] for name, data in tars_in(place / "set").items())
