@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from mlflow import MlflowClient
 from PIL import Image
+from pyarrow import csv
 
 from diffusion.checkpoint import load_model
 from diffusion.data.shard_set import open_shard_set
@@ -52,6 +54,29 @@ def test_stock_webdataset_reads_every_sample(whole):
     assert all(Image.open(io.BytesIO(sample["png"])).size == (8, 8) for sample in samples[:50])
 
 
+def test_the_making_of_the_shards_is_a_run_with_counts_a_contact_sheet_a_histogram_and_the_digest(
+    whole, storage, tmp_path
+):
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name("smoke")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`ddpm.stage` = 'shard'")
+    (data,) = run.inputs.dataset_inputs
+    place = Path(client.download_artifacts(run.info.run_id, "shards", str(tmp_path)))
+    histogram = csv.read_csv(place / "class_histogram.csv").to_pydict()
+
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["num_train"] + run.data.metrics["num_val"] == 1797
+    assert run.data.metrics["num_refused"] == 0
+    assert run.data.metrics["images_per_s"] > 0
+    assert data.dataset.digest == run.data.tags["ddpm.dataset_digest"] == whole["digest"]
+    assert histogram["class"] == list(range(10))
+    assert [sum(counts) for counts in (histogram["train"], histogram["val"])] == [
+        run.data.metrics["num_train"],
+        run.data.metrics["num_val"],
+    ]
+    assert min(Image.open(io.BytesIO((place / "contact_sheet.png").read_bytes())).size) > 500
+
+
 def test_the_samples_are_a_shard_set_like_any_other(whole):
     shards = open_shard_set(Folder(whole["samples"]))
     labels = [label for tar in shards.tars for label in shards.manifest(tar, ["label"])["label"].to_pylist()]
@@ -73,7 +98,9 @@ PREDICT = """
 import io, sys
 sys.modules["diffusion"] = sys.modules["workflows"] = None  # as if they were not installed
 import mlflow, pandas as pd, numpy as np
+from mlflow import MlflowClient
 from PIL import Image
+from pyarrow import csv
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/smoke@champion")
 alone = model.predict(pd.DataFrame({"seed": [7], "label": [3]}))
