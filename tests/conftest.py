@@ -1,4 +1,6 @@
 import os
+import shutil
+import subprocess
 
 import pytest
 
@@ -22,3 +24,19 @@ def cluster():
     from workflows.local_ray import start_local_ray
 
     return start_local_ray()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small disk of its own: where it is, and a function that gives it another size or number of files."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
+    if not shutil.which("mount") or (done := subprocess.run(command, capture_output=True, text=True)).returncode:
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+
+    def limit(option):
+        subprocess.run(["mount", "-o", f"remount,{option}", str(place)], check=True)
+
+    yield place, limit
+    subprocess.run(["umount", str(place)], check=True)

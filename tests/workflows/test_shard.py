@@ -1,8 +1,6 @@
 """`ddpm shard` on a real Ray: what it makes does not depend on how many workers make it, or on what befalls them."""
 
 import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -75,28 +73,13 @@ def test_dataset_json_is_written_last(shard, tmp_path):
     assert max(written, key=written.__getitem__) == "dataset.json"
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A disk of its own: where it is, and a function that gives it another size."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(place)]
-    if not shutil.which("mount") or (done := subprocess.run(command, capture_output=True, text=True)).returncode:
-        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
-
-    def resize(size):
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
-
-    yield place, resize
-    subprocess.run(["umount", str(place)], check=True)
-
-
 def tars_in(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
 
 
 def test_a_full_disk_ends_the_command_with_one_line_and_with_room_it_makes_the_same_set(shard, disk, tmp_path):
-    place, resize = disk
+    place, limit = disk
+    limit("size=100k")
     whole = shard("--out", tmp_path / "elsewhere")
     code, _, said = shard("--out", place / "set")
     left, tars = files_of(place / "set"), tars_in(tmp_path / "elsewhere")
@@ -108,7 +91,7 @@ def test_a_full_disk_ends_the_command_with_one_line_and_with_room_it_makes_the_s
     assert not [name for name in left if name.endswith(".tmp")]
     assert all(data == tars[name] for name, data in tars_in(place / "set").items())
 
-    resize("64m")
+    limit("size=64m")
     code, out, said = shard("--out", place / "set")
 
     assert code == 0, said
@@ -117,7 +100,8 @@ def test_a_full_disk_ends_the_command_with_one_line_and_with_room_it_makes_the_s
 
 
 def test_what_is_tried_again_is_not_told_in_stdout(shard, disk):
-    place, _ = disk
+    place, limit = disk
+    limit("size=100k")
     _, out, _ = shard("--out", place / "set")
 
     assert out == ""

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import struct
-import subprocess
 import tarfile
 import tempfile
 import warnings
@@ -581,22 +580,6 @@ def test_a_source_that_is_gone_ends_the_job_and_makes_no_rejects(source, tmp_pat
 
     assert out.names("rejects.parquet") == []
     assert fates(finish(config_of(source), out)) == expected_of(source, {})
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A small disk of its own: where it is, and a function that gives it another size or number of files."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
-    if not shutil.which("mount") or (done := subprocess.run(command, capture_output=True, text=True)).returncode:
-        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
-
-    def limit(option):
-        subprocess.run(["mount", "-o", f"remount,{option}", str(place)], check=True)
-
-    yield place, limit
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def files_of(folder):
