@@ -18,6 +18,8 @@ from pyarrow import fs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+S3_ATTEMPTS = 5
+"""of a call to a store that fails or does not answer: given up after 20 s; at pyarrow's own 31, after 100 s"""
 LINK_LEADS_NOWHERE = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
 
 
@@ -30,7 +32,8 @@ class Folder:
     def __init__(self, uri: str | Path) -> None:
         self.uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser().resolve())
         try:
-            self.fs, self.path = fs.FileSystem.from_uri(self.uri)
+            opened, self.path = fs.FileSystem.from_uri(self.uri)
+            self.fs = _soon_given_up(opened)
         except (pa.ArrowInvalid, OSError) as err:
             raise ValueError(f"cannot open {self.uri}: {err}") from err
         self.is_local = isinstance(self.fs, fs.LocalFileSystem)
@@ -149,6 +152,14 @@ class Folder:
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Read a Parquet file, or some columns of it."""
         return pq.read_table(self.at(name), columns=columns, filesystem=self.fs)
+
+
+def _soon_given_up(filesystem: fs.FileSystem) -> fs.FileSystem:
+    """The same, but for how often an S3 call is made: a URI has no word for that."""
+    if not isinstance(filesystem, fs.S3FileSystem):
+        return filesystem
+    _, (options,) = filesystem.__reduce__()  # what it is pickled as
+    return fs.S3FileSystem(**options, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS))
 
 
 def _sync_folder(path: Path) -> None:

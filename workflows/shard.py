@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from diffusion.data.append import check_appendable, known_of
 from diffusion.data.duplicates import find_duplicates, hash_inputs, num_buckets, num_hashed
@@ -18,8 +18,14 @@ from .progress import say
 from .storage import JobFailed, check_storage, locked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .config import Config, ShardStage
     from .storage import Environment
+
+UNTRACKED = "plan/untracked"
+"""there from just before the set is committed until MLflow knows of it, to be told by the next run if that is killed"""
+R = TypeVar("R")
 
 
 def finished(stage: ShardStage, out: Folder) -> ShardSet | None:
@@ -52,30 +58,34 @@ def run(config: Config, environment: Environment, out: Folder, append: bool = Fa
     check_source(stage.source, stage.image_column, stage.label_column)  # raises before anything is made
     check_storage(environment)
     with locked(environment, f"shard-{config.name}"):
-        old = open_shard_set(out) if append else None
+        old, made = (open_shard_set(out), None) if append else (None, finished(stage, out))
         if old is not None:
             check_appendable(stage, old)
-        elif (shards := finished(stage, out)) is not None:
-            say(f"shards: reused {out.uri} ({shards.digest})")
-            return shards
-        from .track_shards import track  # MLflow takes seconds to import: not for a set that is there
+        if made is not None:
+            say(f"shards: reused {out.uri} ({made.digest})")
+            if not out.exists(UNTRACKED):
+                return made
+        from .track_shards import track  # MLflow takes seconds to import: not for a set that is there and known
 
-        with track(config, environment) as log, connected(environment, stage):  # it refuses what cannot work
-            shards = _make(config, out, old)
-            log(shards)
+        with track(config, environment) as log:  # it refuses a server that does not answer
+            shards = made or _make(config, environment, out, old)
+            log(shards, made is None)
+            out.delete(UNTRACKED)
     return shards
 
 
-def _make(config: Config, out: Folder, old: ShardSet | None) -> ShardSet:
+def _make(config: Config, environment: Environment, out: Folder, old: ShardSet | None) -> ShardSet:
     stage = config.shard
-    plan = _plan(stage, out, Known() if old is None else known_of(old))
-    if stage.dedupe:
-        _compare(plan, stage, out)
-    reports = make_missing(
-        "shards", plan.shards, lambda shard: read_report(out, shard), _make_shard, (plan, out.uri), stage, _num_inputs,
-        plan.num_items,
-    )  # fmt: skip
+    with connected(environment, stage):
+        plan = _plan(stage, out, Known() if old is None else known_of(old))
+        if stage.dedupe:
+            _compare(plan, stage, out)
+        reports = make_missing(
+            "shards", plan.shards, lambda shard: read_report(out, shard), _in_task, (make_shard, plan, out.uri), stage,
+            _num_inputs, plan.num_items,
+        )  # fmt: skip
     out.write_json("config.json", to_plain(config))
+    out.write(UNTRACKED, b"")
     try:
         return commit_plan(plan, reports, out, old)
     except ValueError as err:
@@ -95,25 +105,17 @@ def _plan(stage: ShardStage, out: Folder, known: Known) -> Plan:
 
 def _compare(plan: Plan, stage: ShardStage, out: Folder) -> None:
     """Find the inputs that are the same as another: each is read once more for that."""
-    common = (plan, out.uri)
-    make_missing("hashes", plan.shards, lambda shard: num_hashed(out, shard), _hash, common, stage, int, plan.num_items)
-    found = sum(map_tasks(_find, range(num_buckets(plan)), common, stage))
+    make_missing(
+        "hashes", plan.shards, lambda shard: num_hashed(out, shard), _in_task, (hash_inputs, plan, out.uri), stage, int,
+        plan.num_items,
+    )  # fmt: skip
+    found = sum(map_tasks(_in_task, range(num_buckets(plan)), (find_duplicates, plan, out.uri), stage))
     say(f"shards: {found} of {plan.num_items} inputs are the same as an earlier one")
 
 
-def _make_shard(shard: int, common: tuple[Plan, str]) -> ShardReport:
-    plan, uri = common
-    return make_shard(plan, shard, Folder(uri))
-
-
-def _hash(shard: int, common: tuple[Plan, str]) -> int:
-    plan, uri = common
-    return hash_inputs(plan, shard, Folder(uri))
-
-
-def _find(bucket: int, common: tuple[Plan, str]) -> int:
-    plan, uri = common
-    return find_duplicates(plan, bucket, Folder(uri))
+def _in_task(number: int, common: tuple[Callable[[Plan, int, Folder], R], Plan, str]) -> R:
+    function, plan, uri = common
+    return function(plan, number, Folder(uri))
 
 
 def _num_inputs(report: ShardReport) -> int:

@@ -41,25 +41,31 @@ def show_run(result: RunResult, environment: Environment) -> None:
 
 def show_shards(shards: ShardSet) -> dict[str, Any]:
     """The end of `ddpm shard`."""
-    counts = {split: shards.num_samples(split) for split in ("train", "val")}
-    result = {"uri": shards.folder.uri, "digest": shards.digest, "num_shards": len(shards.tars), "counts": counts}
+    counts = shards.counts
     refused = ", ".join(f"{reason} {count}" for reason, count in shards.rejects.items()) or "none"
     show({
         "shards": f"{shards.folder.uri}  ({shards.digest})",
         "images": f"{counts['train']} train, {counts['val']} val, in {len(shards.tars)} tars",
         "refused": refused,
     })  # fmt: skip
-    return {**result, "rejects": shards.rejects}
+    return {**_plain(shards), "rejects": shards.rejects}
 
 
 def show_verified(shards: ShardSet) -> dict[str, Any]:
     """The end of `ddpm verify`, where nothing differs."""
-    counts = {split: shards.num_samples(split) for split in ("train", "val")}
     num_bytes = sum(tar.num_bytes for tar in shards.tars)
-    what = f"{len(shards.tars)} shards, {sum(counts.values())} samples, {num_bytes} bytes"
+    what = f"{len(shards.tars)} shards, {sum(shards.counts.values())} samples, {num_bytes} bytes"
     show({"verified": f"{shards.folder.uri}  ({shards.digest}): {what}"})
-    result = {"uri": shards.folder.uri, "digest": shards.digest, "num_shards": len(shards.tars), "counts": counts}
-    return {**result, "num_bytes": num_bytes}
+    return {**_plain(shards), "num_bytes": num_bytes}
+
+
+def _plain(shards: ShardSet) -> dict[str, Any]:
+    return {
+        "uri": shards.folder.uri,
+        "digest": shards.digest,
+        "num_shards": len(shards.tars),
+        "counts": shards.counts,
+    }
 
 
 def show_model(model: ModelVersion) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from pyarrow import csv
 
 from diffusion.data.images import encode_png
+from diffusion.data.layout import SPLITS
 from diffusion.data.loader import SampleReader
 from diffusion.grid import image_grid
 
@@ -35,13 +36,18 @@ READERS = 16
 
 
 @contextmanager
-def track(config: Config, environment: Environment) -> Iterator[Callable[[ShardSet], None]]:
-    """Around the making of a shard set: an MLflow run of it. Gives what is to be called with the finished set."""
+def track(config: Config, environment: Environment) -> Iterator[Callable[[ShardSet, bool], None]]:
+    """Around the making of a shard set: an MLflow run of it. Gives what is to be called with the finished set.
+
+    And with whether it was made just now: the rate of an older one is not known.
+    """
     tracker, stage, started = Tracker(environment), config.shard, time.monotonic()
     run_id = tracker.start(config.name, "shard", stage.fingerprint[:16], {}, to_plain(stage))
 
-    def log(shards: ShardSet) -> None:
-        tracker.log_metrics(run_id, _counts(shards, time.monotonic() - started))
+    def log(shards: ShardSet, timed: bool) -> None:
+        seconds = time.monotonic() - started
+        rate = {"images_per_s": sum(tar.num_samples for tar in shards.tars) / seconds} if timed else {}
+        tracker.log_metrics(run_id, _counts(shards) | rate)
         tracker.log_dataset(run_id, config.name, shards.digest, shards.folder.uri, context="sharding")
         tracker.tag(run_id, {"ddpm.dataset_digest": shards.digest, "ddpm.dataset_uri": shards.folder.uri})
         with TemporaryDirectory() as folder:
@@ -54,16 +60,13 @@ def track(config: Config, environment: Environment) -> Iterator[Callable[[ShardS
         yield log
 
 
-def _counts(shards: ShardSet, seconds: float) -> dict[str, float]:
-    num_samples = sum(tar.num_samples for tar in shards.tars)
+def _counts(shards: ShardSet) -> dict[str, float]:
     return {
-        "num_train": shards.num_samples("train"),
-        "num_val": shards.num_samples("val"),
+        **{f"num_{split}": shards.num_samples(split) for split in SPLITS},
         "num_tars": len(shards.tars),
         "num_bytes": sum(tar.num_bytes for tar in shards.tars),
         "num_refused": sum(shards.rejects.values()),
         **{f"refused_{reason}": count for reason, count in shards.rejects.items()},
-        "images_per_s": num_samples / seconds,
     }
 
 
@@ -85,5 +88,5 @@ def class_histogram(shards: ShardSet) -> pa.Table:
     with ThreadPoolExecutor(READERS) as pool:
         for found in pool.map(count, shards.tars):
             counts.update(found)
-    columns = {split: [counts[split, label] for label in range(len(shards.classes))] for split in ("train", "val")}
+    columns = {split: [counts[split, label] for label in range(len(shards.classes))] for split in SPLITS}
     return pa.table({"class": shards.classes, **columns})

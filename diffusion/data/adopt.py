@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from .codecs import PILLOW_FORMATS, open_image, refusing
-from .images import MODES, Rejected, decode
+from .images import MODES, ORIENTATION, Rejected, decode, in_words
 from .layout import MANIFEST_SCHEMA, part_name
 from .seal import manifest_parts
 from .shard_set import DATASET, Header, ShardSet, commit, open_shard_set
@@ -32,7 +32,6 @@ UNFINISHED = "plan/plan.json"
 """what `ddpm shard` leaves where it was ended before its set was whole"""
 HELD_OUT = ("val", "test")
 MAX_CLASSES = 1_000_000
-ORIENTATION = 0x0112
 
 
 class Kind(NamedTuple):
@@ -42,7 +41,7 @@ class Kind(NamedTuple):
     channels: int
 
     def __str__(self) -> str:
-        return f"{self.side}x{self.side} in {self.channels} channel{'s' * (self.channels > 1)}"
+        return in_words((self.side, self.side, self.channels))
 
 
 class TarFile(NamedTuple):

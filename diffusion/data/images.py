@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     Box = tuple[float, float, float, float]
 
 __all__ = [
-    "ENCODINGS", "FITS", "FORMATS", "MAX_BYTES", "MAX_PIXELS", "MODES", "SUFFIXES", "Rejected",
-    "decode", "decode_png", "encode", "encode_png", "fit_image", "size_of",
+    "ENCODINGS", "FITS", "FORMATS", "MAX_BYTES", "MAX_PIXELS", "MODES", "ORIENTATION", "SUFFIXES", "Rejected",
+    "decode", "decode_png", "encode", "encode_png", "fit_image", "in_words", "size_of",
 ]  # fmt: skip
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -100,6 +100,12 @@ def size_of(data: bytes) -> tuple[int, int]:
     """Width and height that an image file's header claims, turned upright. Raises Rejected if it is no picture."""
     with refusing(*UNKNOWN_FORMAT), open_image(data, FORMATS) as image:
         return (image.height, image.width) if _orientation(image) in ON_ITS_SIDE else image.size
+
+
+def in_words(shape: tuple[int, ...]) -> str:
+    """Height, width and channels, as people write them."""
+    height, width, channels = shape
+    return f"{width}x{height} in {channels} channel{'s' * (channels > 1)}"
 
 
 def _check_size(width: int, height: int, min_side: int, max_aspect: float) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from pyarrow import fs
 
 from ..files import Folder
-from .images import Rejected, fit_image, size_of
+from .images import Rejected, fit_image, in_words, size_of
 from .loader import SampleReader
 from .plan import source_fingerprint
 from .shard_set import DATASET, open_shard_set
@@ -47,8 +47,8 @@ def open_pictures(uri: str, image_size: int, channels: int) -> Pictures:
     shards = open_shard_set(folder)
     if (shards.image_size, shards.channels) != (image_size, channels):
         raise ValueError(
-            f"source must have pictures of {_kind(image_size, channels)}, as the model; those of {folder.uri} are of "
-            f"{_kind(shards.image_size, shards.channels)}"
+            f"source must have pictures of {in_words((image_size, image_size, channels))}, as the model; "
+            f"those of {folder.uri} are of {in_words((shards.image_size, shards.image_size, shards.channels))}"
         )
     return HeldOut(SampleReader(shards, "val"))
 
@@ -120,7 +120,3 @@ def read_mask(masks: FolderPictures, name: str) -> Bool[ndarray, "1 h w"]:
             return masks.read(candidate)[:1] < HALF
     wanted = " nor ".join(candidates)
     raise ValueError(f"masks must have one for every picture; there is no {wanted} in {masks.folder.uri}")
-
-
-def _kind(image_size: int, channels: int) -> str:
-    return f"{image_size}x{image_size} in {channels} channel{'s' if channels > 1 else ''}"

@@ -57,6 +57,11 @@ class ShardSet(Header):
         """How many samples a split has."""
         return sum(tar.num_samples for tar in self.split(split))
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples by split."""
+        return {split: self.num_samples(split) for split in SPLITS}
+
     def manifest(self, tar: TarStats, columns: list[str]) -> pa.Table:
         """The manifest's rows of one tar, in its order."""
         table = self.folder.read_table(part_name("manifest", tar.shard), columns=[*columns, "split"])

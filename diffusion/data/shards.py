@@ -16,6 +16,7 @@ from .duplicates import place_of, read_duplicates
 from .images import ENCODINGS, Rejected, encode, fit_image
 from .layout import MANIFEST_SCHEMA, REJECTS_SCHEMA, SPLITS, part_name, report_name
 from .plan import read_block
+from .sources.base import NOT_READ
 from .tar import read_headers, write_tar
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .sources import Item
 
-NOT_AN_IMAGE_NAME, DUPLICATE = "not_an_image_name", "duplicate"
-SET_ASIDE = (NOT_AN_IMAGE_NAME, DUPLICATE, "too_small", "too_elongated")
+DUPLICATE = "duplicate"
+SET_ASIDE = (NOT_READ.reason, DUPLICATE, "too_small", "too_elongated")
 """reasons why an input is left out on purpose: recorded, but not held against the source"""
 
 
@@ -141,7 +142,7 @@ def _inputs(plan: Plan, blocks: dict[int, list[Item]], out: Folder) -> Iterator[
 def _sample(item: Item, content: bytes | Rejected, index: int, plan: Plan) -> Sample:
     """Raises Rejected, of the source or of its own."""
     if not item.is_image:
-        raise Rejected(NOT_AN_IMAGE_NAME, "its suffix is not that of an image")
+        raise Rejected(NOT_READ.reason, NOT_READ.detail)  # a new one: raised again and again, one keeps every frame
     if isinstance(content, Rejected):
         raise content
     config, source_sha256 = plan.config, hashlib.sha256(content).hexdigest()

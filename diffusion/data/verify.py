@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .images import Rejected, decode
+from .images import Rejected, decode, in_words
 from .layout import SPLITS, part_name
 from .seal import manifest_parts, seal_of
 from .shard_set import DATASET, digest_of, open_shard_set
@@ -245,7 +245,7 @@ def _faults_of_picture(sample: Sample, data: bytes, claim: Claim) -> Iterator[st
         return
     wanted = (claim.image_size, claim.image_size, claim.channels)
     if shape != wanted:
-        yield f"{where} is {_kind(shape)}, where the set's are {_kind(wanted)}"
+        yield f"{where} is {in_words(shape)}, where the set's are {in_words(wanted)}"
 
 
 def _members(data: bytes) -> tuple[list[Member], str]:
@@ -271,8 +271,3 @@ def _first_set(data: bytes, start: int, stop: int) -> int:
     """The place of the first byte that is not zero; -1 if all are."""
     rest = data[start:stop].lstrip(b"\0")
     return min(stop, len(data)) - len(rest) if rest else -1
-
-
-def _kind(shape: tuple[int, ...]) -> str:
-    height, width, channels = shape
-    return f"{width}x{height} in {channels} channel{'s' * (channels > 1)}"

@@ -146,7 +146,7 @@ def test_a_driver_that_is_killed_and_called_again_makes_the_same_set(small_task,
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(10))
 def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_well(seed, task, cluster, tmp_path):
     random_, out = random.Random(seed), Folder(tmp_path / "data" / "set")
     process = start(task.command(tmp_path, "--address", cluster.address))
@@ -180,7 +180,7 @@ def test_workers_that_are_killed_again_and_again_cost_time_or_the_run_but_never_
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(10))
 def test_a_driver_that_is_killed_at_any_moment_takes_its_ray_with_it_and_goes_on_when_called_again(
     seed, task, tmp_path
 ):

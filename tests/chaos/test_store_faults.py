@@ -210,9 +210,6 @@ def test_a_store_that_is_busy_for_ever_is_given_up_within_half_a_minute(sufferin
 
 
 @pytest.mark.chaos
-@pytest.mark.xfail(
-    strict=True, reason="pyarrow's own retry strategy asks 31 times, 3 s each: Folder should give another"
-)
 def test_a_store_that_never_answers_is_given_up_within_a_minute(store):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port, start = silent.getsockname()[1], time.monotonic()

@@ -113,3 +113,33 @@ def test_too_many_bad_inputs_end_the_command_with_one_line_that_counts_them(shar
     assert (code, out) == (1, "")
     assert said.startswith(f"ddpm: error: 2 of {NUM_PICTURES + 2} images were refused (")
     assert not (tmp_path / "storage/data/set/dataset.json").exists()
+
+
+def runs_of_sets(tmp_path):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/storage/mlflow.db")
+    experiment = client.get_experiment_by_name("set")
+    return client.search_runs([experiment.experiment_id], order_by=["start_time"])
+
+
+def test_a_set_whose_command_ends_before_mlflow_knows_of_it_is_told_by_the_next_one_and_only_once(
+    shard, tmp_path, monkeypatch
+):
+    def end(shards):
+        raise OSError("the power went")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workflows.track_shards.contact_sheet", end)
+        code, _, said = shard()
+    whole = (tmp_path / "storage/data/set/dataset.json").read_bytes()
+
+    assert (code, said) == (1, "ddpm: error: the power went")
+    assert [shard()[0] for _ in range(2)] == [0, 0]
+    assert (tmp_path / "storage/data/set/dataset.json").read_bytes() == whole
+
+    failed, told = runs_of_sets(tmp_path)
+
+    assert (failed.info.status, told.info.status) == ("FAILED", "FINISHED")
+    assert told.data.metrics["num_train"] + told.data.metrics["num_val"] == NUM_PICTURES
+    assert "images_per_s" not in told.data.metrics

@@ -9,7 +9,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ..images import MAX_BYTES, Rejected
-from ..tar import split_key
+from ..tar import LABEL, split_key
 from .base import NOT_READ, Item, in_blocks, is_image_name, label_name
 from .kinds import ARCHIVES, COMPRESSED, blocks_inside
 from .members import UniqueNames, is_hidden, top_folder
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 LISTERS = {".tar": list_tar, ".zip": list_zip}
 READERS = {".tar": read_tar_member, ".zip": read_zip_member}
 ARCHIVE_END = re.compile(r"\.(?:tar|zip)(?=/)", re.IGNORECASE)
-LABEL = "cls"
 MAX_LABEL_BYTES = 1024
 LISTING_BYTES = 1 << 20
 """read at once while listing: over small pictures it reads on, over large ones it leaps"""
