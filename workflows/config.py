@@ -19,7 +19,7 @@ from diffusion.process import DiffusionConfig
 from diffusion.restore import RestoreConfig
 from diffusion.sampling import SamplerConfig
 from diffusion.settings import narrowed
-from diffusion.training import TrainConfig
+from diffusion.train_config import TrainConfig
 from diffusion.unet import NetworkConfig, UNetConfig
 
 

@@ -17,7 +17,7 @@ from diffusion.data.order import EpochOrder
 from diffusion.process import Diffusion
 from diffusion.sampling import SamplerConfig
 from diffusion.settings import narrowed
-from diffusion.training import Precision, TrainConfig, resolve_precision
+from diffusion.train_config import Precision, TrainConfig, resolve_precision
 from diffusion.unet import UNet, UNetConfig
 
 from .checkpoints import newest_checkpoint

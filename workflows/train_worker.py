@@ -18,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from diffusion.data.loader import SampleReader, batches, prefetch
 from diffusion.data.shard_set import open_shard_set
 from diffusion.files import Folder
+from diffusion.noisy import draw_noise, pinned
 from diffusion.process import Diffusion
 from diffusion.seeding import key
-from diffusion.training import StepReport, Training, draw_noise, fit, pinned
+from diffusion.training import StepReport, Training, fit
 from diffusion.unet import UNet
 
 from .checkpoints import begin_attempt, newest_checkpoint, write_checkpoint, write_snapshots

@@ -37,11 +37,13 @@ from diffusion.data.order import EpochOrder
 from diffusion.data.sources import DigitsSource
 from diffusion.grid import image_grid
 from diffusion.metrics import Moments, frechet_distance, moments, thumbnails
+from diffusion.noisy import draw_noise
 from diffusion.process import Diffusion, DiffusionConfig
 from diffusion.sampling import SamplerConfig, sample_images
 from diffusion.seeding import generator, image_seeds
 from diffusion.settings import narrowed
-from diffusion.training import Decay, TrainConfig, Training, draw_noise, fit
+from diffusion.train_config import Decay, TrainConfig
+from diffusion.training import Training, fit
 from diffusion.unet import UNet
 from workflows.presets import digits as digits_preset
 

@@ -9,8 +9,10 @@ from contest import arguments, chosen, circumstances, compete, device, ratios, t
 from networks import LUCIDRAINS_LIKE_OURS, LUCIDRAINS_USUAL, diffusers_step, floor_step, lucidrains_step
 
 from diffusion.data.loader import Batch
+from diffusion.noisy import draw_noise
 from diffusion.process import Diffusion, DiffusionConfig, to_unit_range
-from diffusion.training import TrainConfig, Training, draw_noise, train_step
+from diffusion.train_config import TrainConfig
+from diffusion.training import Training, train_step
 from diffusion.unet import UNet, UNetConfig
 
 if TYPE_CHECKING:

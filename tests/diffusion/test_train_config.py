@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion.ema import power
-from diffusion.training import TrainConfig, learning_rate, resolve_precision
+from diffusion.train_config import TrainConfig, learning_rate, resolve_precision
 
 
 def train_config(**options):

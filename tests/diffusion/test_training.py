@@ -11,17 +11,11 @@ from diffusion.data.loader import Batch
 from diffusion.data.order import lanes_of
 from diffusion.files import Folder
 from diffusion.loss import loss
+from diffusion.noisy import NoisyBatch, draw_noise
 from diffusion.process import Diffusion, DiffusionConfig
 from diffusion.seeding import generator
-from diffusion.training import (
-    NoisyBatch,
-    TrainConfig,
-    Training,
-    draw_noise,
-    fit,
-    learning_rate,
-    share_of_loss,
-)
+from diffusion.train_config import TrainConfig, learning_rate
+from diffusion.training import Training, backward, fit
 from diffusion.unet import UNet, UNetConfig
 
 NUM_LANES = 8
@@ -62,8 +56,8 @@ def noisy(unet, config, start=0, stop=1, **share):
     return draw_noise(steps, config, unet, Diffusion(DiffusionConfig()))
 
 
-def training_of(unet, config, rank=0, num_workers=1):
-    return Training(unet, Diffusion(DiffusionConfig()), config, rank, num_workers)
+def training_of(unet, config, rank=0, num_workers=1, micro_batch=0):
+    return Training(unet, Diffusion(DiffusionConfig()), config, rank, num_workers, micro_batch=micro_batch)
 
 
 def train(training, start, stop, on_step=lambda report: None):
@@ -86,14 +80,13 @@ def bitwise_equal(a, b):
     )
 
 
-def gradient(config, num_workers, num_classes=0):
+def gradient(config, num_workers, num_classes=0, micro_batch=0):
     """What DDP would give: the mean over workers of the gradients of their shares."""
     total = None
     for rank in range(num_workers):
         unet = network(num_classes)
-        training = training_of(unet, config, rank, num_workers)
-        share = next(noisy(unet, config, rank=rank, num_workers=num_workers))
-        share_of_loss(training, share).backward()
+        training = training_of(unet, config, rank, num_workers, micro_batch)
+        backward(training, next(noisy(unet, config, rank=rank, num_workers=num_workers)))
         flat = torch.cat([parameter.grad.flatten() for parameter in unet.parameters()])
         total = flat if total is None else total + flat
     return total / num_workers
@@ -109,14 +102,43 @@ def test_the_mean_of_all_workers_gradients_is_that_of_one_worker(num_workers, nu
     torch.testing.assert_close(many, one, rtol=1e-4, atol=1e-5 * one.abs().max().item())
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("micro_batch", [1, 3, 5, 8, 16, 100])
+def test_the_gradient_is_the_same_however_few_samples_the_network_is_given_at_once(micro_batch, num_workers):
+    config = train_config()
+    whole, in_parts = (gradient(config, num_workers, num_classes=3, micro_batch=size) for size in (0, micro_batch))
+
+    torch.testing.assert_close(in_parts, whole, rtol=1e-4, atol=1e-5 * whole.abs().max().item())
+
+
+def test_the_network_is_never_given_more_than_a_micro_batch():
+    unet, sizes = network(), []
+    unet.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    backward(training_of(unet, train_config(), micro_batch=5), next(noisy(unet, train_config())))
+
+    assert sizes == [5, 5, 5, 1]
+
+
+def test_the_parts_of_a_batch_are_its_samples_in_order():
+    whole = next(noisy(network(num_classes=3), train_config(), rank=0))
+    parts = whole.parts(5)
+
+    for name in ("images", "t", "eps"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    assert {part.step for part in parts} == {whole.step}
+
+
 def test_the_loss_of_one_worker_is_the_mean_over_the_global_batch():
-    config, unet = train_config(), network()
+    config, unet = train_config(lr=1e-30), network()
     training, drawn = training_of(unet, config), next(noisy(unet, config))
     x0 = drawn.images / 127.5 - 1
+    expected = loss(training.diffusion, unet, x0, drawn.t, drawn.eps, None)
+    reports = []
+    fit(training, [drawn], reports.append)
 
-    torch.testing.assert_close(
-        share_of_loss(training, drawn), loss(training.diffusion, unet, x0, drawn.t, drawn.eps, None).mean()
-    )
+    torch.testing.assert_close(reports[0].losses, expected.detach())
+    torch.testing.assert_close(reports[0].loss, expected.detach().mean())
+    assert torch.equal(reports[0].t, drawn.t)
 
 
 @pytest.mark.parametrize("num_workers", [2, 3, 8])
@@ -199,13 +221,13 @@ def test_dropping_labels_changes_nothing_else_that_is_drawn():
 def test_training_on_a_fixed_batch_lowers_its_loss():
     unet, config = network(), train_config(lr=3e-3, steps=60)
     training, fixed = training_of(unet, config), next(noisy(unet, config))
-    before = share_of_loss(training, fixed).item()
+    before = backward(training, fixed).mean().item()
     losses = []
     again = (NoisyBatch(step, fixed.images, None, fixed.t, fixed.eps) for step in range(config.steps))
     fit(training, again, lambda report: losses.append(report.loss.item()))
 
     assert losses[0] == pytest.approx(before)
-    assert share_of_loss(training, fixed).item() < 0.6 * before
+    assert backward(training, fixed).mean().item() < 0.6 * before
     assert training.step == 60
 
 
@@ -275,7 +297,7 @@ def test_dropout_differs_by_rank_and_step_and_repeats_for_the_same():
     drawn = next(noisy(unet, config))
     later = NoisyBatch(1, drawn.images, None, drawn.t, drawn.eps)
     losses = [
-        share_of_loss(training_of(unet, config, rank, num_workers=2), shown).item()
+        backward(training_of(unet, config, rank, num_workers=2), shown).sum().item()
         for rank, shown in [(0, drawn), (1, drawn), (0, later), (0, drawn)]
     ]
 

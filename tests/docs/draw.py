@@ -25,12 +25,13 @@ from diffusion.ema import Ema, Snapshot, fixed, power, reconstruction_weights
 from diffusion.files import Folder
 from diffusion.likelihood import bits_per_dim
 from diffusion.loss import loss, split_output
+from diffusion.noisy import draw_noise
 from diffusion.process import CLEAN, Diffusion, DiffusionConfig, q_sample, q_step, split, target, to_unit_range
 from diffusion.restore import RestoreConfig, damaged, restore_images
 from diffusion.samplers import SPACINGS
 from diffusion.sampling import SamplerConfig, image_noise, network_denoiser, sample_images, sample_trajectory
 from diffusion.seeding import generator, image_seeds, key
-from diffusion.training import Training, draw_noise, fit
+from diffusion.training import Training, fit
 from diffusion.unet import UNet
 from workflows.judge import read_images
 from workflows.presets import digits
