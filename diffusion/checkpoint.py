@@ -117,6 +117,14 @@ class Checkpoint:
     state: dict[str, Any]
     """what else there is to know, as JSON"""
 
+    def copied(self) -> Checkpoint:
+        """The same in CPU memory of its own, which later steps leave as it is."""
+        model, optimizer, *emas = (
+            {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+            for tensors in (self.model, self.optimizer, *self.emas)
+        )
+        return Checkpoint(self.step, model, emas, optimizer, dict(self.state))
+
 
 def save_checkpoint(write: Write, checkpoint: Checkpoint) -> None:
     """Write the files of a checkpoint and, last, `COMMIT` with the sha256 of each."""

@@ -31,8 +31,8 @@ def begin_attempt(run: Folder) -> int:
     return attempt
 
 
-def write_checkpoint(run: Folder, attempt: int, checkpoint: Checkpoint, keep: int) -> None:
-    """Save a checkpoint of this attempt, then remove all but the newest `keep` up to its step.
+def write_checkpoint(run: Folder, attempt: int, checkpoint: Checkpoint, keep: int) -> Folder:
+    """Save a checkpoint of this attempt, then remove all but the newest `keep` up to its step; where it now is.
 
     One of a higher step than is being written was found damaged, or is a slower attempt's: it does not count.
     """
@@ -42,6 +42,7 @@ def write_checkpoint(run: Folder, attempt: int, checkpoint: Checkpoint, keep: in
     for name in [name for name in _newest_first(run) if name.rpartition("/")[2] <= written][keep:]:
         run.delete(f"{name}/{COMMIT}")  # first: what is half deleted must not look whole
         run.delete(name)
+    return folder
 
 
 def newest_checkpoint(run: Folder) -> Checkpoint | None:

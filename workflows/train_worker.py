@@ -32,13 +32,10 @@ if TYPE_CHECKING:
     from .config import TrainStage
     from .training_spec import TrainingSpec
 
-REPORT_INTERVAL_S = 0.5
-
-
 def train_worker(spec: TrainingSpec, reports: Queue) -> None:
     """Train from the newest checkpoint to the last step, as one of the workers of the group.
 
-    Rank 0 puts (steps done, metrics to log or None) into `reports`.
+    Rank 0 puts a `Report` into `reports` now and then.
     """
     context = ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
@@ -73,55 +70,6 @@ def _network(spec: TrainingSpec, device: torch.device) -> UNet:
 def _wrapped(stage: TrainStage, device: torch.device, module: nn.Module) -> nn.Module:
     """For DDP; on a GPU compiled first, if that is wanted (on a CPU only the norms are)."""
     return DistributedDataParallel(torch.compile(module) if stage.compile and device.type == "cuda" else module)
-
-
-class Recorder:
-    """Counts, averages and saves: the hook that turns steps into reports and checkpoints."""
-
-    def __init__(self, stage: TrainStage, training: Training, run: Folder, reports: Queue) -> None:
-        self.stage, self.training, self.run, self.reports = stage, training, run, reports
-        self.attempt = begin_attempt(run) if training.rank == 0 else 0
-        self.losses: list[torch.Tensor] = []
-        self.skipped = 0
-        self.since = self.reported = time.monotonic()
-
-    def on_step(self, report: StepReport) -> None:
-        """Called by every worker after every step; rank 0 speaks for all."""
-        stage = self.stage
-        if not report.skipped:
-            self.losses.append(report.loss)
-        self.skipped += report.skipped
-        last = report.step == stage.steps
-        if report.step % stage.log_every == 0 or last:
-            self._log(report)
-        elif self.training.rank == 0 and time.monotonic() - self.reported > REPORT_INTERVAL_S:
-            self._send(report.step, None)
-        if self.training.rank == 0 and (report.step % stage.checkpoint_every == 0 or last):
-            write_checkpoint(self.run, self.attempt, self.training.checkpoint(), stage.keep_checkpoints)
-        if self.training.rank == 0 and stage.snapshot_every and (report.step % stage.snapshot_every == 0 or last):
-            averages = [ema.state_dict() for ema in self.training.emas[len(stage.ema_decays) :]]
-            write_snapshots(self.run, report.step, dict(zip(stage.ema_stds, averages, strict=True)))
-
-    def _log(self, report: StepReport) -> None:
-        """The mean loss over the interval and the workers, and the rate."""
-        loss = torch.stack(self.losses).mean() if self.losses else torch.full((), math.nan, device=report.loss.device)
-        dist.all_reduce(loss)
-        elapsed, steps = time.monotonic() - self.since, len(self.losses) + self.skipped
-        skipped, self.losses, self.skipped, self.since = self.skipped, [], 0, time.monotonic()
-        if self.training.rank == 0:
-            metrics = {
-                "loss": loss.item() / self.training.num_workers,
-                "grad_norm": report.grad_norm,
-                "lr": report.lr,
-                "skipped_steps": skipped,
-                "images_per_s": steps * self.stage.global_batch / elapsed,
-            }
-            self._send(report.step, metrics)
-
-    def _send(self, step: int, metrics: dict[str, float] | None) -> None:
-        self.reported = time.monotonic()
-        with suppress(Full):  # a driver that does not listen must not stop the training
-            self.reports.put_nowait((step, metrics))
 
 
 def _same_step_everywhere(step: int) -> None:

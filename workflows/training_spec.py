@@ -1,8 +1,9 @@
-"""What the driver tells the training workers."""
+"""What the driver and the training workers tell each other."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,20 @@ if TYPE_CHECKING:
     from diffusion.unet import UNetConfig
 
     from .config import TrainStage
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the first worker tells the driver."""
+
+    step: int
+    """optimiser steps done"""
+    metrics: dict[str, float] | None = None
+    """to be logged for this step"""
+    saved: str = ""
+    """where the checkpoint of this step now is, whole"""
+    time: float = field(default_factory=time.time)
+    """when, in seconds since 1970"""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,122 @@
+"""What becomes of the steps of a training: points for MLflow, checkpoints, and the user's progress."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from ray.util.queue import Full
+
+from diffusion.flops import matmul_flops_per_s, training_flops
+from diffusion.loss_by_time import LossByTime, mean_losses
+
+from .background import Background
+from .checkpoints import begin_attempt, write_checkpoint, write_snapshots
+from .machine import machine_metrics
+from .training_spec import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ray.util.queue import Queue
+
+    from diffusion.checkpoint import Checkpoint
+    from diffusion.files import Folder
+    from diffusion.training import StepReport, Training
+
+    from .config import TrainStage
+
+REPORT_INTERVAL_S = 0.5
+
+
+class Recorder:
+    """The hook of every worker that turns steps into reports and checkpoints; rank 0 speaks for all.
+
+    `data_wait_s` says for how many seconds this worker has waited for its data so far.
+    """
+
+    def __init__(
+        self, stage: TrainStage, training: Training, run: Folder, reports: Queue, data_wait_s: Callable[[], float]
+    ) -> None:
+        self.stage, self.training, self.run, self.reports = stage, training, run, reports
+        self.data_wait_s = data_wait_s
+        self.speaks = training.rank == 0
+        self.background = Background()
+        self.attempt, self.flops, self.peak = 0, 0, 1.0
+        if self.speaks:
+            self.attempt = begin_attempt(run)
+            self.flops = training_flops(training.unet.config)
+            dtype = torch.bfloat16 if training.autocast else torch.float32
+            self.peak = matmul_flops_per_s(training.device, dtype)
+        self.reported = time.monotonic()
+        self._begin_interval()
+
+    def on_step(self, report: StepReport) -> None:
+        """Called by every worker after every step."""
+        stage, last = self.stage, report.step == self.stage.steps
+        self.losses.add(report)
+        self.steps += 1
+        self.skipped += report.skipped
+        if report.step % stage.log_every == 0 or last:
+            self._log(report)
+        elif self.speaks and time.monotonic() - self.reported > REPORT_INTERVAL_S:
+            self._send(Report(report.step))
+        if self.speaks and (report.step % stage.checkpoint_every == 0 or last):
+            self.save()
+        if self.speaks and stage.snapshot_every and (report.step % stage.snapshot_every == 0 or last):
+            self._save_snapshots()
+
+    def save(self) -> None:
+        """Begin to write a checkpoint of this moment, while the training goes on."""
+        self.background.wait()
+        checkpoint = self.training.checkpoint().copied()
+        self.background.start(f"checkpoint of step {checkpoint.step}", partial(self._write, checkpoint))
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        folder = write_checkpoint(self.run, self.attempt, checkpoint, self.stage.keep_checkpoints)
+        self._send(Report(checkpoint.step, saved=folder.uri))
+
+    def _save_snapshots(self) -> None:
+        self.background.wait()
+        averages = self.training.checkpoint().copied().emas[len(self.stage.ema_decays) :]
+        by_std, step = dict(zip(self.stage.ema_stds, averages, strict=True)), self.training.step
+        self.background.start(f"snapshots of step {step}", partial(write_snapshots, self.run, step, by_std))
+
+    def _begin_interval(self) -> None:
+        self.losses = LossByTime(self.training.diffusion.num_timesteps, self.training.device)
+        self.steps = self.skipped = 0
+        self.since = time.monotonic()
+        self.waits = self.data_wait_s(), self.background.waited_s
+
+    def _log(self, report: StepReport) -> None:
+        """What the interval came to: losses over all workers, times as the first one sees them."""
+        totals = self.losses.totals
+        dist.all_reduce(totals)
+        if self.speaks:
+            seconds = time.monotonic() - self.since
+            rate = self.steps * self.stage.global_batch / seconds
+            speed = rate * self.flops / self.training.num_workers
+            data_wait, save_wait = self.data_wait_s() - self.waits[0], self.background.waited_s - self.waits[1]
+            metrics = {
+                **mean_losses(totals),
+                "grad_norm": report.grad_norm,
+                "lr": report.lr,
+                "skipped_steps": self.skipped,
+                "images_per_s": rate,
+                "data_wait": data_wait / seconds,
+                "checkpoint_wait": save_wait / seconds,
+                "tflops_per_worker": speed / 1e12,
+                "mfu": speed / self.peak,
+                **machine_metrics(self.training.device),
+            }
+            self._send(Report(report.step, metrics))
+        self._begin_interval()
+
+    def _send(self, report: Report) -> None:
+        self.reported = time.monotonic()
+        with suppress(Full):  # a driver that does not listen must not stop the training
+            self.reports.put_nowait(report)
