@@ -14,6 +14,7 @@ import cattrs
 import yaml
 
 from diffusion.data.plan import ShardConfig
+from diffusion.data.reader import LoadConfig
 from diffusion.files import Folder
 from diffusion.process import DiffusionConfig
 from diffusion.restore import RestoreConfig
@@ -62,7 +63,7 @@ class ModelConfig(NetworkConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainStage(TrainConfig, Workers):
+class TrainStage(TrainConfig, LoadConfig, Workers):
     """A shard set to a model."""
 
     use_gpu: bool = False
@@ -84,6 +85,7 @@ class TrainStage(TrainConfig, Workers):
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
+        LoadConfig.__post_init__(self)
         Workers.__post_init__(self)
         for name in ("checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from ray.util.queue import Full, Queue
 from torch.nn.parallel import DistributedDataParallel
 
-from diffusion.data.loader import SampleReader, batches, prefetch
+from diffusion.data.loader import Prefetch, SampleReader, batches
 from diffusion.data.shard_set import open_shard_set
 from diffusion.files import Folder
 from diffusion.process import Diffusion
@@ -27,6 +27,8 @@ from .checkpoints import begin_attempt, newest_checkpoint, write_checkpoint, wri
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from diffusion.training import NoisyBatch
 
     from .config import TrainStage
     from .training_spec import TrainingSpec
@@ -50,11 +52,11 @@ def train_worker(spec: TrainingSpec, reports: Queue) -> None:
     if (checkpoint := newest_checkpoint(run)) is not None:
         training.resume(checkpoint)
     _same_step_everywhere(training.step)
-    recorder = Recorder(spec.stage, training, run, reports)
-    reader = SampleReader(open_shard_set(Folder(spec.data_uri)))
-    ours = batches(reader, spec.stage, training.step, spec.stage.steps, rank, num_workers)
-    noisy = draw_noise(ours, spec.stage, unet, diffusion)
-    fit(training, prefetch(pinned(noisy) if device.type == "cuda" else noisy), recorder.on_step)
+    reader = SampleReader(open_shard_set(Folder(spec.data_uri)), config=spec.stage)
+    with closing(batches(reader, spec.stage, training.step, spec.stage.steps, rank, num_workers)) as ours:
+        noisy = draw_noise(ours, spec.stage, unet, diffusion)
+        with Prefetch(pinned(noisy) if device.type == "cuda" else noisy) as ahead:
+            fit(training, ahead, Recorder(spec.stage, training, run, reports, ahead).on_step)
 
 
 def _network(spec: TrainingSpec, device: torch.device) -> UNet:
@@ -77,11 +79,14 @@ def _wrapped(stage: TrainStage, device: torch.device, module: nn.Module) -> nn.M
 class Recorder:
     """Counts, averages and saves: the hook that turns steps into reports and checkpoints."""
 
-    def __init__(self, stage: TrainStage, training: Training, run: Folder, reports: Queue) -> None:
-        self.stage, self.training, self.run, self.reports = stage, training, run, reports
+    def __init__(
+        self, stage: TrainStage, training: Training, run: Folder, reports: Queue, ahead: Prefetch[NoisyBatch]
+    ) -> None:
+        self.stage, self.training, self.run, self.reports, self.ahead = stage, training, run, reports, ahead
         self.attempt = begin_attempt(run) if training.rank == 0 else 0
         self.losses: list[torch.Tensor] = []
         self.skipped = 0
+        self.waited_s = 0.0
         self.since = self.reported = time.monotonic()
 
     def on_step(self, report: StepReport) -> None:
@@ -102,11 +107,12 @@ class Recorder:
             write_snapshots(self.run, report.step, dict(zip(stage.ema_stds, averages, strict=True)))
 
     def _log(self, report: StepReport) -> None:
-        """The mean loss over the interval and the workers, and the rate."""
+        """The mean loss over the interval and the workers, the rate, and the share of it spent waiting for data."""
         loss = torch.stack(self.losses).mean() if self.losses else torch.full((), math.nan, device=report.loss.device)
         dist.all_reduce(loss)
         elapsed, steps = time.monotonic() - self.since, len(self.losses) + self.skipped
         skipped, self.losses, self.skipped, self.since = self.skipped, [], 0, time.monotonic()
+        waited_s, self.waited_s = self.ahead.waited_s - self.waited_s, self.ahead.waited_s
         if self.training.rank == 0:
             metrics = {
                 "loss": loss.item() / self.training.num_workers,
@@ -114,6 +120,7 @@ class Recorder:
                 "lr": report.lr,
                 "skipped_steps": skipped,
                 "images_per_s": steps * self.stage.global_batch / elapsed,
+                "data_wait": min(1.0, waited_s / elapsed),
             }
             self._send(report.step, metrics)
 
