@@ -94,6 +94,8 @@ class TrainArgs(Common):
     """of the model, and of the shard set if --data does not say"""
     data: str = ""
     """URI of the shard set; default STORAGE/data/NAME"""
+    fresh: bool = False
+    """begin at the first step, whatever there is of this training; its checkpoints are removed"""
     train: Annotated[TrainStage, Flat]
     model: ModelConfig
     diffusion: DiffusionConfig

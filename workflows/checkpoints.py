@@ -55,6 +55,22 @@ def newest_checkpoint(run: Folder) -> Checkpoint | None:
     return None
 
 
+def newest_name(run: Folder) -> str:
+    """Where the newest committed checkpoint is, in the run's folder; "" if there is none. It is not looked into."""
+    return next(iter(_newest_first(run)), "")
+
+
+def stop_launch(run: Folder, launch: str, reason: str) -> None:
+    """Put down why the attempts of this launch (a driver's call) are to end: the next would meet the same."""
+    run.write_json(f"stopped/{launch}.json", {"reason": reason})
+
+
+def reason_to_stop(run: Folder, launch: str) -> str:
+    """What `stop_launch` put down; "" if nothing."""
+    name = f"stopped/{launch}.json"
+    return str(run.read_json(name)["reason"]) if run.exists(name) else ""
+
+
 def write_snapshots(run: Folder, step: int, averages: dict[float, dict[str, Tensor]]) -> None:
     """Save the power-function averages of this step, by their width. Every attempt would write the same ones."""
     for std, weights in averages.items():

@@ -85,7 +85,7 @@ def train(args: TrainArgs) -> dict[str, Any]:
 
     config = Config(name=args.name, train=args.train, model=args.model, diffusion=args.diffusion, sample=args.sample)
     shards = open_shard_set(Folder(args.data) if args.data else args.where.data(args.name))
-    return show_model(stage.run(config, args.where, shards))
+    return show_model(stage.run(config, args.where, shards, args.fresh))
 
 
 def average(args: AverageArgs) -> dict[str, Any]:

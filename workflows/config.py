@@ -14,6 +14,7 @@ import cattrs
 import yaml
 
 from diffusion.data.plan import ShardConfig
+from diffusion.data.reader import LoadConfig
 from diffusion.files import Folder
 from diffusion.process import DiffusionConfig
 from diffusion.restore import RestoreConfig
@@ -62,7 +63,7 @@ class ModelConfig(NetworkConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainStage(TrainConfig, Workers):
+class TrainStage(TrainConfig, LoadConfig, Workers):
     """A shard set to a model."""
 
     use_gpu: bool = False
@@ -71,6 +72,10 @@ class TrainStage(TrainConfig, Workers):
     """make faster code of the network first: pays for itself in long runs of large networks; needs a C++ compiler"""
     gradient_checkpointing: bool = False
     """recompute blocks in the backward pass instead of keeping what they made: less memory, a third more time"""
+    micro_batch: int = 0
+    """samples that the network of a worker is given at once, which bounds its memory; 0: its share of a step"""
+    min_workers: int = 0
+    """go on with so few while the cluster has no room for num_workers; 0: with all or none"""
     checkpoint_every: int = 500
     """steps between checkpoints"""
     snapshot_every: int = 0
@@ -79,11 +84,14 @@ class TrainStage(TrainConfig, Workers):
     """how many of the newest checkpoints to keep"""
     log_every: int = 50
     """steps between points in MLflow"""
+    preview_every: int = 1000
+    """steps between a grid and a denoising strip of a checkpoint in MLflow; 0: none"""
     max_failures: int = 3
     """worker crashes that are answered by going on from the last checkpoint"""
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
+        LoadConfig.__post_init__(self)
         Workers.__post_init__(self)
         for name in ("checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
@@ -92,8 +100,11 @@ class TrainStage(TrainConfig, Workers):
             raise ValueError(
                 f"snapshot_every must be at least 0, and ema_stds must be given for it, got {self.snapshot_every}"
             )
-        if self.max_failures < 0:
-            raise ValueError(f"max_failures must be at least 0, got {self.max_failures}")
+        for name in ("max_failures", "micro_batch", "preview_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.min_workers <= self.num_workers:
+            raise ValueError(f"min_workers must be 0 to num_workers={self.num_workers}, got {self.min_workers}")
         if self.num_workers > self.num_lanes:
             raise ValueError(f"num_workers must be at most num_lanes={self.num_lanes}, got {self.num_workers}")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
+import os
 import threading
-from contextlib import contextmanager
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,57 +15,90 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 
+from diffusion.files import Folder
+
+from .checkpoints import reason_to_stop
 from .cluster import connected
+from .points import Points
+from .preview import Previews
 from .progress import Bar, say
 from .storage import JobFailed
 from .train_worker import train_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from types import TracebackType
 
     from .config import TrainStage
     from .storage import Environment
-    from .training_spec import TrainingSpec
-
-    LogMetrics = Callable[[dict[str, float], int], None]
+    from .training_spec import Report, TrainingSpec
 
 REPORTS_KEPT = 1000
+ROOM_TIMEOUT_S = 25
+"""for room to start the workers in; Ray asks twice, and then it is reported"""
+SILENCE_S = 50
+"""after which the driver looks whether there is room at all: an elastic group would wait for ever"""
+LAST_PREVIEW_S = 120
 
 
-def fit_on_ray(spec: TrainingSpec, environment: Environment, done: int, log_metrics: LogMetrics) -> None:
-    """Train from step `done` to the last, leaving the checkpoints in the run's folder; `log_metrics(values, step)`.
+def fit_on_ray(
+    spec: TrainingSpec,
+    environment: Environment,
+    done: int,
+    log_points: Callable[[list[Report]], None],
+    log_preview: Callable[[int, dict[str, bytes]], None],
+) -> None:
+    """Train from step `done` to the last, leaving the checkpoints in the run's folder.
 
-    Raises ValueError if the cluster has no room for the workers, JobFailed if they fail more than `max_failures` times.
+    `log_points` is given reports with metrics, `log_preview` a step's pictures by file name. Raises ValueError if the
+    cluster has no room for the workers, JobFailed if the training stops, or the workers fail more than `max_failures`
+    times.
     """
     stage = spec.stage
     if done:
         say(f"train: going on from the checkpoint at step {done} of {stage.steps}")
-    resources = {"CPU": stage.cpus_per_worker, **({"GPU": 1} if stage.use_gpu else {})}
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ROOM_TIMEOUT_S))
     with connected(environment, stage):
-        check_room(ray.cluster_resources(), resources, stage.num_workers)
+        check_room(ray.cluster_resources(), stage)
         reports = Queue(REPORTS_KEPT, actor_options={"num_cpus": 0})
         trainer = TorchTrainer(
             partial(train_worker, spec, reports),
-            scaling_config=ScalingConfig(
-                num_workers=stage.num_workers, use_gpu=stage.use_gpu, resources_per_worker=resources
-            ),
+            scaling_config=_scaling(stage),
             run_config=RunConfig(
                 name=spec.run_uri.rsplit("/", 1)[-1],
                 storage_path=(environment.folder / "train/ray").uri,
-                failure_config=FailureConfig(max_failures=stage.max_failures),
+                failure_config=FailureConfig(max_failures=stage.max_failures, controller_failure_limit=1),
                 worker_runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}},
             ),
         )
-        with _listening(reports, stage, done, log_metrics):
+        previews = Previews(spec, done, log_preview)
+        with Points(log_points) as points, Listener(reports, stage, done, points, previews) as listener:
             try:
                 trainer.fit()
             except TrainingFailedError as err:
-                raise JobFailed(_first_failure(err)) from err
+                raise JobFailed(reason_to_stop(Folder(spec.run_uri), spec.launch) or _first_failure(err)) from err
+            except KeyboardInterrupt:
+                if listener.missing:
+                    raise JobFailed(listener.missing) from None
+                raise
+            if why := reason_to_stop(Folder(spec.run_uri), spec.launch):
+                raise JobFailed(f"training stopped: {why}")
 
 
-def check_room(have: dict[str, float], each: dict[str, float], num_workers: int) -> None:
+def _resources(stage: TrainStage) -> dict[str, float]:
+    return {"CPU": stage.cpus_per_worker, **({"GPU": 1} if stage.use_gpu else {})}
+
+
+def _scaling(stage: TrainStage) -> ScalingConfig:
+    is_elastic = 0 < stage.min_workers < stage.num_workers
+    num_workers = (stage.min_workers, stage.num_workers) if is_elastic else stage.num_workers
+    return ScalingConfig(num_workers=num_workers, use_gpu=stage.use_gpu, resources_per_worker=_resources(stage))
+
+
+def check_room(have: dict[str, float], stage: TrainStage) -> None:
     """Raises ValueError for what the cluster does not have; Ray would wait for it for ever."""
-    for name, amount in each.items():
+    num_workers = stage.min_workers or stage.num_workers
+    for name, amount in _resources(stage).items():
         if amount * num_workers > have.get(name, 0):
             raise ValueError(
                 f"num_workers={num_workers} with {amount:g} {name} each take {amount * num_workers:g}, but the cluster "
@@ -71,34 +106,55 @@ def check_room(have: dict[str, float], each: dict[str, float], num_workers: int)
             )
 
 
-@contextmanager
-def _listening(reports: Queue, stage: TrainStage, done: int, log_metrics: LogMetrics) -> Iterator[None]:
-    """Draw the progress and log the metrics that the workers report, in a thread, until the block ends."""
-    batch = stage.global_batch
-    over = threading.Event()
+class Listener:
+    """Draws the progress, and hands on what the workers report, in a thread, until its block ends."""
 
-    def listen() -> None:
-        note = ""
-        with Bar("train", stage.steps * batch, "img", done=done * batch) as bar:
+    def __init__(self, reports: Queue, stage: TrainStage, done: int, points: Points, previews: Previews) -> None:
+        self.reports, self.stage, self.done, self.points, self.previews = reports, stage, done, points, previews
+        self.missing = ""
+        """what the cluster has not, where the training cannot go on: the main thread is interrupted"""
+        self._over = threading.Event()
+        self._heard = time.monotonic()
+        self._thread = threading.Thread(target=self._listen, name="reports", daemon=True)
+
+    def __enter__(self) -> Listener:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join(timeout=30)
+        if kind is None:
+            self.previews.collect(LAST_PREVIEW_S)
+
+    def _listen(self) -> None:
+        batch, note = self.stage.global_batch, ""
+        with Bar("train", self.stage.steps * batch, "img", done=self.done * batch) as bar:
             while True:
+                self.previews.collect()
                 try:
-                    step, metrics = reports.get(timeout=0.5)
+                    report: Report = self.reports.get(timeout=0.5)
                 except Empty:
-                    if over.is_set():
+                    if self._over.is_set():
                         return
+                    self._look_for_room()
                     continue
-                if metrics is not None:
-                    log_metrics(metrics, step)
-                    note = f"loss {metrics['loss']:.4f}"
-                bar.update(step * batch, f"step {step}/{stage.steps} {note}")
+                self._heard = time.monotonic()
+                self.previews.look(report)
+                if report.metrics is not None:
+                    self.points.add(report)
+                    note = f"loss {report.metrics['loss']:.4f}"
+                bar.update(report.step * batch, f"step {report.step}/{self.stage.steps} {note}")
 
-    thread = threading.Thread(target=listen, name="reports", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(timeout=30)
+    def _look_for_room(self) -> None:
+        if time.monotonic() - self._heard < SILENCE_S:
+            return
+        self._heard = time.monotonic()
+        try:
+            check_room(ray.cluster_resources(), self.stage)
+        except ValueError as err:
+            self.missing = str(err)
+            _thread.interrupt_main()
 
 
 def _first_failure(err: TrainingFailedError) -> str:

@@ -21,6 +21,7 @@ from .training_spec import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
     from ray.util.queue import Queue
 
@@ -65,13 +66,29 @@ class Recorder:
             self._log(report)
         elif self.speaks and time.monotonic() - self.reported > REPORT_INTERVAL_S:
             self._send(Report(report.step))
-        if self.speaks and (report.step % stage.checkpoint_every == 0 or last):
+        if report.step % stage.checkpoint_every == 0 or last:
             self.save()
         if self.speaks and stage.snapshot_every and (report.step % stage.snapshot_every == 0 or last):
             self._save_snapshots()
 
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None) -> None:
+        """Wait for the last checkpoint. Raises OSError if it could not be written."""
+        if kind is None:
+            self.background.finish()
+        else:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let the write under way end, and try none again."""
+        self.background.abandon()
+
     def save(self) -> None:
         """Begin to write a checkpoint of this moment, while the training goes on."""
+        if not self.speaks:
+            return
         self.background.wait()
         checkpoint = self.training.checkpoint().copied()
         self.background.start(f"checkpoint of step {checkpoint.step}", partial(self._write, checkpoint))

@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,11 +26,9 @@ from .config import to_plain
 from .progress import say
 from .storage import JobFailed, check_storage, locked
 from .tracking import CANDIDATE, ModelVersion, Tracker, log_model, model_version, set_alias
-from .training_spec import TrainingSpec
+from .training_spec import Report, TrainingSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from diffusion.data.shard_set import ShardSet
     from diffusion.files import Folder
 
@@ -61,8 +60,8 @@ def finished(config: Config, environment: Environment, shards: ShardSet) -> Mode
     return None if found is None else model_version(tracker, f"{config.name}/{found.tags[VERSION_TAG]}")
 
 
-def run(config: Config, environment: Environment, shards: ShardSet) -> ModelVersion:
-    """Train, or go on training, and register the model as `candidate`.
+def run(config: Config, environment: Environment, shards: ShardSet, fresh: bool = False) -> ModelVersion:
+    """Train, or go on training, and register the model as `candidate`; `fresh`: from the first step, whatever is there.
 
     Raises ValueError for settings that the data or the cluster cannot serve, JobFailed if the training fails.
     """
@@ -71,34 +70,49 @@ def run(config: Config, environment: Environment, shards: ShardSet) -> ModelVers
     EpochOrder([tar.num_samples for tar in shards.split("train")], config.train, epoch=0)  # raises for too few samples
     run_id_key = run_key(config, shards)
     with locked(environment, f"train-{run_id_key}"):
-        if (model := finished(config, environment, shards)) is not None:
+        if not fresh and (model := finished(config, environment, shards)) is not None:
             say(f"train: reused {model.uri}")
             return model
         tracker, folder = Tracker(environment), environment.training(run_id_key)
+        if fresh:
+            environment.folder.delete(f"train/{run_id_key}")
         folder.write_json("config.json", to_plain(config))
         run_id = tracker.start(config.name, "train", run_id_key, _tags(config, shards), _flat(to_plain(config)))
         tracker.log_dataset(run_id, config.name, shards.digest, shards.folder.uri)
         with tracker.ending(run_id):
             stage = replace(config.train, precision=_precision(config.train))  # the workers' CPUs may differ from ours
-            spec = TrainingSpec(stage, unet, config.diffusion, shards.folder.uri, folder.uri)
-            checkpoint = _last_checkpoint(spec, environment, folder, partial(tracker.log_metrics, run_id))
+            spec = TrainingSpec(stage, unet, config.diffusion, shards.folder.uri, folder.uri, launch=run_id)
+            checkpoint = _last_checkpoint(spec, environment, folder, tracker)
             model = _register(config, shards, unet, checkpoint, tracker, run_id)
     return model
 
 
-def _last_checkpoint(
-    spec: TrainingSpec, environment: Environment, folder: Folder, log_metrics: Callable[[dict[str, float], int], None]
-) -> Checkpoint:
+def _last_checkpoint(spec: TrainingSpec, environment: Environment, folder: Folder, tracker: Tracker) -> Checkpoint:
     """The checkpoint of the last step: the one that is there, or after the steps that are missing."""
     checkpoint = newest_checkpoint(folder)
     if checkpoint is None or checkpoint.step < spec.stage.steps:
         from .fit_on_ray import fit_on_ray  # Ray Train takes seconds to import: not for a run that is done
 
-        fit_on_ray(spec, environment, 0 if checkpoint is None else checkpoint.step, log_metrics)
+        log_points, log_preview = (
+            partial(_log_points, tracker, spec.launch),
+            partial(_log_preview, tracker, spec.launch),
+        )
+        fit_on_ray(spec, environment, 0 if checkpoint is None else checkpoint.step, log_points, log_preview)
         checkpoint = newest_checkpoint(folder)
     if checkpoint is None or checkpoint.step < spec.stage.steps:
         raise JobFailed(f"training ended without its last checkpoint in {folder.uri}; run again to go on")
     return checkpoint
+
+
+def _log_points(tracker: Tracker, run_id: str, reports: list[Report]) -> None:
+    tracker.log_points(run_id, [(report.metrics or {}, report.step, report.time) for report in reports])
+
+
+def _log_preview(tracker: Tracker, run_id: str, step: int, files: dict[str, bytes]) -> None:
+    with TemporaryDirectory() as folder:
+        for name, data in files.items():
+            (Path(folder) / f"step-{step:08d}-{name}").write_bytes(data)
+        tracker.log_folder(run_id, Path(folder), "previews")
 
 
 def _register(

@@ -38,3 +38,5 @@ class TrainingSpec:
     """of the shard set"""
     run_uri: str
     """of the folder of checkpoints"""
+    launch: str
+    """names the driver's call, whatever number of attempts Ray makes in it"""

@@ -16,6 +16,8 @@ import numpy as np
 from ..seeding import generator
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jaxtyping import Int64
     from numpy import ndarray
 
@@ -73,7 +75,6 @@ class EpochOrder:
         self._first = np.concatenate([[0], np.cumsum(sizes)])[:-1]  # position of each shard's first sample
         self._ends = np.cumsum(sizes[self._shards])  # where each permuted shard ends in this epoch's line
         self._starts = self._ends - sizes[self._shards]
-        self._windows: dict[int, tuple[int, Int64[ndarray, "w"]]] = {}
 
     def lane_batch(self, lane: int, step: int) -> Int64[ndarray, "b"]:
         """The positions that `lane` gives to this epoch's step, 0 <= step < num_steps."""
@@ -82,21 +83,18 @@ class EpochOrder:
         places = np.arange(step * size, (step + 1) * size)
         windows = places // self.config.shuffle_window
         parts = [
-            self._window(lane, int(window))[places[windows == window] % self.config.shuffle_window]
+            self.window(lane, int(window))[places[windows == window] % self.config.shuffle_window]
             for window in np.unique(windows)
         ]
         return np.concatenate(parts)
 
-    def _window(self, lane: int, window: int) -> Int64[ndarray, "w"]:
-        """The positions in one window of a lane, in the order in which they are seen."""
-        kept = self._windows.get(lane)
-        if kept is None or kept[0] != window:
-            start = window * self.config.shuffle_window
-            stop = min(start + self.config.shuffle_window, self.lane_length)
-            draw = generator(self.config.seed, f"window/{self.epoch}", step=window, lane=lane)
-            places = lane * self.lane_length + start + draw.permutation(stop - start)
-            kept = self._windows[lane] = (window, self._positions(places))
-        return kept[1]
+    def window(self, lane: int, window: int) -> Int64[ndarray, "w"]:
+        """The positions in one window of a lane, in the order in which they are seen: a few runs, permuted."""
+        start = window * self.config.shuffle_window
+        stop = min(start + self.config.shuffle_window, self.lane_length)
+        assert 0 <= start < stop, (window, self.lane_length)
+        draw = generator(self.config.seed, f"window/{self.epoch}", step=window, lane=lane)
+        return self._positions(lane * self.lane_length + start + draw.permutation(stop - start))
 
     def _positions(self, places: Int64[ndarray, "w"]) -> Int64[ndarray, "w"]:
         """Places in this epoch's line to positions in the set."""
@@ -104,6 +102,28 @@ class EpochOrder:
         nth = np.searchsorted(self._ends, rolled, side="right")
         positions: Int64[ndarray, "w"] = self._first[self._shards[nth]] + rolled - self._starts[nth]
         return positions
+
+
+def stretches(
+    shard_sizes: list[int], config: OrderConfig, lanes: list[int], start_step: int, stop_step: int, num_windows: int = 1
+) -> Iterator[Int64[ndarray, "lanes w"]]:
+    """The positions that these lanes see from one step to before another, a row a lane, in stretches of some windows.
+
+    Laid side by side, the stretches are [lanes, steps * lane batch]. Each ends where a window (every `num_windows`-th
+    of an epoch) ends, so what is fetched for one is what it shows, and a start in mid-window needs the rest of it.
+    """
+    num_steps = EpochOrder(shard_sizes, config, epoch=0).num_steps
+    for epoch in range(start_step // num_steps, -(-stop_step // num_steps)):
+        order = EpochOrder(shard_sizes, config, epoch)
+        first = max(0, start_step - epoch * num_steps) * config.lane_batch  # of what a lane shows in this epoch
+        last = min(num_steps, stop_step - epoch * num_steps) * config.lane_batch
+        width = num_windows * config.shuffle_window
+        for begin in range(first // width * width, last, width):
+            start, stop = max(begin, first), min(begin + width, last)
+            windows = range(start // config.shuffle_window, -(-stop // config.shuffle_window))
+            rows = [np.concatenate([order.window(lane, window) for window in windows]) for lane in lanes]
+            skip = windows.start * config.shuffle_window
+            yield np.stack(rows)[:, start - skip : stop - skip]
 
 
 def lanes_of(rank: int, num_workers: int, num_lanes: int) -> list[int]:

@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from .layout import SPLITS, part_name
 from .seal import seal_of
 from .shards import SET_ASIDE, ShardReport, TarStats
@@ -65,7 +67,7 @@ class ShardSet(Header):
     def manifest(self, tar: TarStats, columns: list[str]) -> pa.Table:
         """The manifest's rows of one tar, in its order."""
         table = self.folder.read_table(part_name("manifest", tar.shard), columns=[*columns, "split"])
-        return table.filter([split == tar.split for split in table["split"].to_pylist()]).select(columns)
+        return table.filter(pc.equal(table["split"], tar.split)).select(columns)
 
     def checked_tar(self, tar: TarStats) -> bytes:
         """A tar's bytes. Raises ValueError if they do not have the sha256 that was committed."""

@@ -68,9 +68,10 @@ def test_auto_precision_is_the_run_of_the_precision_that_it_stands_for():
 
 
 def test_a_cluster_without_room_for_the_workers_is_refused_with_what_is_missing():
-    check_room({"CPU": 4.0}, {"CPU": 2.0}, num_workers=2)
+    check_room({"CPU": 4.0}, TrainStage(num_workers=2, cpus_per_worker=2))
+    check_room({"CPU": 4.0}, TrainStage(num_workers=3, cpus_per_worker=2, min_workers=2))
 
     with pytest.raises(ValueError, match="3 with 2 CPU each take 6, but the cluster has 4"):
-        check_room({"CPU": 4.0}, {"CPU": 2.0}, num_workers=3)
+        check_room({"CPU": 4.0}, TrainStage(num_workers=3, cpus_per_worker=2))
     with pytest.raises(ValueError, match="1 GPU each take 2, but the cluster has 0"):
-        check_room({"CPU": 4.0}, {"CPU": 1.0, "GPU": 1}, num_workers=2)
+        check_room({"CPU": 4.0}, TrainStage(num_workers=2, cpus_per_worker=1, use_gpu=True))

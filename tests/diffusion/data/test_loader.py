@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion.data.loader import SampleReader, batches
+from diffusion.data.loader import LoadConfig, SampleReader, batches
 from diffusion.data.order import EpochOrder, OrderConfig
 from diffusion.data.shard_set import open_shard_set
 from diffusion.files import Folder
 
 CONFIG = OrderConfig(seed=3, global_batch=24, num_lanes=8, shuffle_window=5)
+FROM_DISK = LoadConfig(keep_decoded="off")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_grey_pictures_have_one_channel(make_set, drawn, tmp_path):
 
 
 def test_what_is_kept_in_memory_is_what_is_on_disk(shard_set):
-    kept, fetched = SampleReader(shard_set), SampleReader(shard_set, cache_bytes=0)
+    kept, fetched = SampleReader(shard_set), SampleReader(shard_set, config=FROM_DISK)
     first = kept.read(range(50))
     for tar in range(3):  # the second and third time from memory
         again = (kept if tar else fetched).read(range(50))
@@ -135,7 +136,7 @@ def test_what_is_kept_in_memory_is_what_is_on_disk(shard_set):
 
 def test_a_small_set_is_read_from_disk_only_once(copy_of_set):
     folder, shards = copy_of_set
-    kept, fetched = SampleReader(shards), SampleReader(shards, cache_bytes=0)
+    kept, fetched = SampleReader(shards), SampleReader(shards, config=FROM_DISK)
     for reader in (kept, fetched):
         reader.read([0, 1])
     (folder / shards.split("train")[0].name).unlink()

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from diffusion.data.loader import prefetch
+from diffusion.data.prefetch import Prefetch
 
 
 def producers():
@@ -19,15 +19,15 @@ def wait_for(condition, timeout_s=10):
 
 @pytest.mark.parametrize("depth", [1, 4, 100])
 def test_items_come_in_their_order(depth):
-    assert list(prefetch(iter(range(50)), depth)) == list(range(50))
+    assert list(Prefetch(iter(range(50)), depth)) == list(range(50))
 
 
 def test_nothing_comes_of_nothing():
-    assert list(prefetch([])) == []
+    assert list(Prefetch([])) == []
 
 
 def test_false_items_are_items():
-    assert list(prefetch([None, 0, "", False])) == [None, 0, "", False]
+    assert list(Prefetch([None, 0, "", False])) == [None, 0, "", False]
 
 
 def test_items_are_made_ahead_but_no_further_than_the_depth():
@@ -38,7 +38,7 @@ def test_items_are_made_ahead_but_no_further_than_the_depth():
             made.append(index)
             yield index
 
-    ahead = prefetch(items(), depth=3)
+    ahead = Prefetch(items(), depth=3)
     next(ahead)
 
     assert wait_for(lambda: len(made) == 5)  # one taken, three ready, one in the producer's hand
@@ -55,20 +55,20 @@ def test_what_the_producer_raises_is_raised_after_what_it_made(error):
 
     taken = []
     with pytest.raises(type(error)) as caught:
-        taken.extend(prefetch(items()))
+        taken.extend(Prefetch(items()))
 
     assert caught.value is error
     assert taken == [0, 1, 2]
 
 
 def test_the_thread_ends_with_its_items():
-    list(prefetch(range(10)))
+    list(Prefetch(range(10)))
 
     assert wait_for(lambda: not producers())
 
 
 def test_the_thread_ends_when_the_consumer_stops_early():
-    ahead = prefetch(iter(int, 1), depth=2)
+    ahead = Prefetch(iter(int, 1), depth=2)
     next(ahead)
 
     assert producers()
@@ -78,7 +78,7 @@ def test_the_thread_ends_when_the_consumer_stops_early():
 
 def test_the_thread_ends_when_the_consumer_raises():
     def consume():
-        for item in prefetch(iter(int, 1)):
+        for item in Prefetch(iter(int, 1)):
             raise FloatingPointError(item)
 
     with pytest.raises(FloatingPointError):
@@ -95,7 +95,7 @@ def test_producer_and_consumer_work_at_the_same_time():
         consumer_is_waiting.wait(10)
         yield "second"
 
-    ahead = prefetch(items())
+    ahead = Prefetch(items())
     first = next(ahead)
     consumer_is_waiting.set()
 

@@ -1,0 +1,152 @@
+"""Samples of a shard set as pixels, by position: read, checked, decoded by a few threads, and kept if they are few."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from .block_cache import BlockCache
+from .images import Rejected, decode
+from .raw import RawReader, extension_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from jaxtyping import Bool, Int64, UInt8
+    from numpy import ndarray
+
+    from .raw import Raw
+    from .shard_set import ShardSet
+
+    Samples = tuple[UInt8[ndarray, "n c h w"], Int64[ndarray, "n"]]
+
+Keep = Literal["auto", "on", "off"]
+CHUNK = 1024  # samples whose files `read` holds at once
+MIN_TO_SHARE = 16  # pictures; a thread has to be worth its start
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadConfig:
+    """How samples are read. Changes nothing in what is read."""
+
+    decode_threads: int = 4
+    """that decode pictures, in every worker; no more than it has CPUs"""
+    read_threads: int = 4
+    """that fetch and check what comes next, in every worker"""
+    ahead_bytes: int = 64 << 20
+    """files held beyond one window of each lane, in every worker: lanes a worker x shuffle_window x bytes a sample"""
+    keep_decoded: Keep = "auto"
+    """keep all decoded pictures in memory, in every worker: on, off, or auto: if they take at most keep_bytes"""
+    keep_bytes: int = 1 << 30
+    """decoded pictures up to this size are kept by auto"""
+    block_cache: str = "~/.cache/ray-ddpm/blocks"
+    """folder on a local disk, shared by the workers of a node, for what is read of an object store"""
+    block_cache_bytes: int = 10 << 30
+    """the most that this folder may take, and never over half of what its disk has free; 0: no such folder"""
+
+    def __post_init__(self) -> None:
+        for name in ("decode_threads", "read_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("ahead_bytes", "keep_bytes", "block_cache_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.keep_decoded not in get_args(Keep):
+            raise ValueError(f"keep_decoded must be one of {', '.join(get_args(Keep))}, got {self.keep_decoded!r}")
+
+
+class Kept:
+    """Decoded samples in memory, each in its place."""
+
+    def __init__(self, num_samples: int, shape: tuple[int, int, int]) -> None:
+        # Memory that is not yet written to takes none.
+        self.images: UInt8[ndarray, "N c h w"] = np.empty((num_samples, *shape), np.uint8)
+        self.labels: Int64[ndarray, "N"] = np.empty(num_samples, np.int64)
+        self.filled: Bool[ndarray, "N"] = np.zeros(num_samples, bool)
+
+
+class SampleReader:
+    """Samples of one split by position, 0 … N-1 over its tars laid end to end; each checked by its sha256."""
+
+    def __init__(self, shard_set: ShardSet, split: str = "train", config: LoadConfig = LoadConfig()) -> None:
+        self.shard_set, self.config = shard_set, config
+        cached = bool(config.block_cache_bytes) and not shard_set.folder.is_local
+        folder = Path(config.block_cache).expanduser()
+        self.raw = RawReader(shard_set, split, BlockCache(folder, config.block_cache_bytes) if cached else None)
+        self.shard_sizes = self.raw.shard_sizes
+        self.shape = (shard_set.channels, shard_set.image_size, shard_set.image_size)
+        num_samples = sum(self.shard_sizes)
+        is_small = num_samples * int(np.prod(self.shape)) <= config.keep_bytes
+        keep = config.keep_decoded == "on" or (config.keep_decoded == "auto" and is_small)
+        self._kept = Kept(num_samples, self.shape) if keep else None
+
+    def read(self, positions: Iterable[int]) -> Samples:
+        """Images and labels (-1: none). Raises ValueError, naming the tar, if one is not what the manifest says."""
+        wanted = np.fromiter(positions, np.int64)
+        images, labels = np.empty((len(wanted), *self.shape), np.uint8), np.empty(len(wanted), np.int64)
+        with self.decoders() as pool:
+            for start in range(0, len(wanted), CHUNK):
+                chunk = slice(start, start + CHUNK)
+                images[chunk], labels[chunk] = self.decode(wanted[chunk], self.fetch(wanted[chunk]), pool)
+        return images, labels
+
+    def fetch(self, positions: Int64[ndarray, "n"]) -> dict[int, Raw]:
+        """The files of those samples that are not kept in memory. Raises ValueError, as `read`."""
+        return self.raw.fetch(positions if self._kept is None else positions[~self._kept.filled[positions]])
+
+    def decode(self, positions: Int64[ndarray, "n"], raws: dict[int, Raw], pool: ThreadPoolExecutor) -> Samples:
+        """The samples at these positions: from memory, or of their files. Raises ValueError, as `read`."""
+        if self._kept is None:
+            images = np.empty((len(positions), *self.shape), np.uint8)
+            found = positions.tolist()
+            self._decode_all(found, raws, images, range(len(positions)), pool)
+            return images, np.array([raws[position].label for position in found], np.int64)
+        kept, new = self._kept, np.unique(positions[~self._kept.filled[positions]])
+        if new.size:
+            found = new.tolist()
+            self._decode_all(found, raws, kept.images, found, pool)
+            kept.labels[new] = [raws[position].label for position in found]
+            kept.filled[new] = True
+        return kept.images.take(positions, axis=0), kept.labels.take(positions)
+
+    def decoders(self) -> ThreadPoolExecutor:
+        """A pool for `decode`: no threads yet."""
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return ThreadPoolExecutor(min(self.config.decode_threads, cpus), "decode")
+
+    def _decode_all(
+        self,
+        positions: list[int],
+        raws: dict[int, Raw],
+        out: UInt8[ndarray, "m c h w"],
+        rows: Sequence[int],
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        """Each picture into its row of `out`, shared out among the threads."""
+
+        def decode_some(part: slice) -> None:
+            for position, row in zip(positions[part], rows[part], strict=True):
+                try:
+                    out[row] = self._pixels(raws[position].data)
+                except Rejected as err:
+                    raise self.raw.blame(position, err) from err
+
+        threads = min(pool._max_workers, -(-len(positions) // MIN_TO_SHARE))
+        if threads == 1:
+            decode_some(slice(None))  # here: on one CPU, handing over to another thread only costs
+            return
+        size = -(-len(positions) // threads)
+        list(pool.map(decode_some, [slice(start, start + size) for start in range(0, len(positions), size)]))
+
+    def _pixels(self, data: bytes) -> UInt8[ndarray, "c h w"]:
+        """Raises Rejected if it is no picture, or not one of the set's size and channels."""
+        pixels = decode(data, extension_of(data))
+        wanted = (*self.shape[1:], self.shape[0])
+        if pixels.shape != wanted:
+            raise Rejected("wrong_size", f"a picture of shape {pixels.shape}, where the set's are {wanted}")
+        return pixels.transpose(2, 0, 1)
