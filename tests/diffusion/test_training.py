@@ -323,6 +323,15 @@ def test_a_checkpoint_of_another_network_is_refused():
         training_of(network(), train_config()).resume(other)
 
 
+def test_a_copy_of_a_checkpoint_stays_as_it_is_while_the_training_goes_on():
+    training = train(training_of(network(), train_config(ema_stds=(0.1,))), 0, 2)
+    copy, then = training.checkpoint().copied(), snapshot(training)
+    train(training, 2, 4)
+
+    assert bitwise_equal((copy.step, [copy.model, *copy.emas, copy.optimizer]), then)
+    assert not bitwise_equal(snapshot(training), then)
+
+
 def test_training_on_leaves_the_checkpoint_as_it_was(tmp_path):
     config = train_config()
     save_checkpoint(Folder(tmp_path).write, train(training_of(network(), config), 0, 3).checkpoint())

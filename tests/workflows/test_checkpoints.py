@@ -5,7 +5,14 @@ import torch
 
 from diffusion.checkpoint import COMMIT, Checkpoint
 from diffusion.files import Folder
-from workflows.checkpoints import begin_attempt, newest_checkpoint, write_checkpoint
+from workflows.checkpoints import (
+    begin_attempt,
+    newest_checkpoint,
+    newest_name,
+    reason_to_stop,
+    stop_launch,
+    write_checkpoint,
+)
 
 
 @pytest.fixture
@@ -166,3 +173,21 @@ def test_a_run_can_be_moved(run, tmp_path):
     shutil.move(run.path, tmp_path / "elsewhere")
 
     assert mark_of(newest_checkpoint(Folder(tmp_path / "elsewhere"))) == 3
+
+
+def test_the_name_of_the_newest_is_that_of_the_one_to_go_on_from(run):
+    assert newest_name(run) == ""
+
+    for step in (1, 3, 2):
+        write_checkpoint(run, 1, checkpoint(step), keep=9)
+
+    assert newest_name(run) == "attempt-1/step-00000003"
+
+
+def test_a_reason_to_stop_is_that_of_its_own_launch_and_no_checkpoint(run):
+    stop_launch(run, "first", "the data is bad")
+
+    assert reason_to_stop(run, "first") == "the data is bad"
+    assert reason_to_stop(run, "second") == ""
+    assert newest_checkpoint(run) is None
+    assert begin_attempt(run) == 1
