@@ -6,7 +6,6 @@ import io
 import math
 import struct
 import warnings
-import zlib
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
+
+from .png import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,6 @@ MAX_SCANS = 100  # a scan is a few bytes and a pass over all pixels; encoders ma
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 DAMAGES = (OSError, SyntaxError, ValueError)
 """what Pillow raises of a damaged file; changing bytes at random has found no other in half a million files"""
-PNG_STRATEGY = zlib.Z_RLE
 WEBP_METHOD = 4  # of 6; the time of WebP is what it is for
 HARMLESS = "extraneous bytes before marker 0xd9"  # after the last pixel; cameras write such files
 BLOCK = 8
@@ -66,18 +66,6 @@ def encode(pixels: UInt8[ndarray, "h w c"], encoding: str, quality: int = 95) ->
     raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, got {encoding}")
 
 
-def encode_png(pixels: UInt8[ndarray, "h w c"]) -> bytes:
-    """PNG bytes, the same for the same pixels.
-
-    At zlib's default level, but its strategy looks for runs alone: filtered photographs hardly have other repeats,
-    and the search takes three times as long for -4 … +2 % of their bytes (16 % of a small smooth one, 40 % of a
-    drawing that repeats itself).
-    """
-    out = io.BytesIO()
-    as_image(pixels).save(out, format="PNG", compress_type=PNG_STRATEGY)
-    return out.getvalue()
-
-
 def decode(data: bytes, extension: str) -> UInt8[ndarray, "h w c"]:
     """The pixels of a file with one of the extensions in ENCODINGS, or jpeg; c, 1 or 3, is the file's.
 
@@ -104,7 +92,7 @@ def decode(data: bytes, extension: str) -> UInt8[ndarray, "h w c"]:
 
 
 def decode_png(data: bytes) -> UInt8[ndarray, "h w c"]:
-    """The inverse of `encode_png`. Raises Rejected if these are not the bytes of such a PNG."""
+    """The inverse of `png.encode_png`. Raises Rejected if these are not the bytes of such a PNG."""
     return decode(data, "png")
 
 

@@ -23,11 +23,11 @@ from .codecs import (
     decode_jpeg,
     decode_png,
     encode,
-    encode_png,
     open_image,
     read_jpeg_header,
     refusing,
 )
+from .png import encode_png
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
