@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 READERS = 16
 """files of a block that are read at once from an object store, where each costs a round trip"""
-NOT_THERE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
+NOT_THERE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 """faults that are the input's; others are the storage's, and may pass"""
 
 
@@ -111,8 +114,8 @@ class FolderSource:
         if not item.is_image:
             return NOT_READ
         try:
-            if self.folder.is_local and not Path(self.folder.at(item.source)).is_file():
-                return Rejected("unreadable", "it is no file, or a link to none")  # a pipe would be waited for for ever
+            if self.folder.is_local:
+                return _read_local(self.folder.at(item.source))
             with self.folder.fs.open_input_file(self.folder.at(item.source)) as stream:
                 if stream.size() > MAX_BYTES:
                     return Rejected("too_large", f"{stream.size()} bytes are over {MAX_BYTES}")
@@ -122,6 +125,20 @@ class FolderSource:
                 raise
             return Rejected("unreadable", str(err))
         return data
+
+
+def _read_local(path: str) -> bytes | Rejected:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else a pipe would be waited for for ever
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            return Rejected("unreadable", "it is no file, or a link to none")
+        if found.st_size > MAX_BYTES:
+            return Rejected("too_large", f"{found.st_size} bytes are over {MAX_BYTES}")
+        with FileIO(descriptor, closefd=False) as stream:
+            return stream.readall()
+    finally:
+        os.close(descriptor)
 
 
 def walk(folder: Folder, prefix: str = "", label: str | None = None) -> Iterator[Item]:
