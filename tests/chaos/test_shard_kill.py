@@ -288,7 +288,7 @@ def nodes(store):
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(10))
 def test_a_node_that_is_killed_is_done_without_and_the_run_ends_well(seed, task, nodes, store, tmp_path):
     random_, bucket = random.Random(seed), f"nodes-{seed}"
     store.client.create_bucket(Bucket=bucket)
