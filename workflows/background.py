@@ -7,13 +7,12 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from diffusion.patience import TRY_AGAIN_AFTER_S, patiently
+
 from .progress import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-TRY_AGAIN_AFTER_S = (1, 2, 4, 8, 16, 32)
-"""a storage that fails for a minute costs nothing"""
 
 
 class Background:
@@ -55,11 +54,7 @@ class Background:
         self._pool.shutdown()
 
     def _patiently(self, what: str, piece: Callable[[], None]) -> None:
-        for seconds in (*self.try_again_after_s, None):
-            try:
-                piece()
-            except OSError as err:
-                if seconds is None or self._ending.wait(seconds):
-                    raise OSError(f"{what} could not be written: {err}") from err
-            else:
-                return
+        try:
+            patiently(piece, self.try_again_after_s, self._ending.wait)
+        except OSError as err:
+            raise OSError(f"{what} could not be written: {err}") from err

@@ -65,6 +65,8 @@ class Bucket:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.is_away = False
+        """busy at every call, as long as it is so"""
         self.forget()
 
     def forget(self, fault: Fault | None = None) -> None:
@@ -80,6 +82,9 @@ class Bucket:
             self._counts[name] += 1
             call = Call(name, self._counts[name])
             self.calls.append(call)
+            if self.is_away:
+                self.num_faults += 1
+                return "busy"
             if self.fault is None:
                 return None
             if call == self.fault.call:
