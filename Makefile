@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test chaos check format quality bench-train bench-sample bench-shard bench-quality docs clean
+.PHONY: help install demo test test-gpu chaos check format quality bench-train bench-sample bench-shard bench-fit bench-quality docs clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -32,6 +32,9 @@ demo: $(INSTALLED)  ## The whole job on scikit-learn's digits, into ./runs
 test: $(INSTALLED)  ## All tests but the slow ones
 	$(BIN)/python -m pytest
 
+test-gpu: $(INSTALLED)  ## The tests that need a GPU; elsewhere they are skipped
+	$(BIN)/python -m pytest -m gpu
+
 chaos: $(INSTALLED)  ## The slow tests that kill things
 	$(BIN)/python -m pytest -m chaos
 
@@ -56,6 +59,9 @@ bench-sample: $(BENCH)  ## Sampling beside diffusers, into tests/bench/RESULTS.m
 
 bench-shard: $(INSTALLED)  ## Sharding beside Ray Data and webdataset, into tests/bench/RESULTS.md
 	$(BIN)/python tests/bench/shard.py
+
+bench-fit: $(INSTALLED)  ## The training job beside its bare step, into tests/bench/RESULTS.md
+	$(BIN)/python tests/bench/fit.py
 
 bench-quality: $(BENCH)  ## Which recipe and sampler need the least computing, into tests/bench (hours)
 	$(BIN)/python tests/bench/quality.py

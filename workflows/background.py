@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,6 @@ class Background:
 
     def __init__(self, try_again_after_s: Sequence[float] = TRY_AGAIN_AFTER_S) -> None:
         self.try_again_after_s = try_again_after_s
-        self.waited_s = 0.0
-        """spent so far by the caller in waiting here"""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="background")
         self._ending = threading.Event()
         self._last: Future[None] = Future()
@@ -33,10 +30,8 @@ class Background:
 
     def wait(self) -> None:
         """Until nothing is under way: what the next piece needs room for is held once, not twice."""
-        started = time.monotonic()
         if (err := self._last.exception()) is not None:
             say(f"{err}; going on")
-        self.waited_s += time.monotonic() - started
 
     def start(self, what: str, piece: Callable[[], None]) -> None:
         """Begin a piece of work, after the one before; `what` names it if it fails."""

@@ -143,7 +143,7 @@ class Listener:
                 self.previews.look(report)
                 if report.metrics is not None:
                     self.points.add(report)
-                    note = f"loss {report.metrics['loss']:.4f}"
+                    note = f"loss {report.metrics['loss']:.4f}" if "loss" in report.metrics else note
                 bar.update(report.step * batch, f"step {report.step}/{self.stage.steps} {note}")
 
     def _look_for_room(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,16 +38,25 @@ REPORT_INTERVAL_S = 0.5
 class Recorder:
     """The hook of every worker that turns steps into reports and checkpoints; rank 0 speaks for all.
 
-    `data_wait_s` says for how many seconds this worker has waited for its data so far.
+    `data_wait_s` says for how many seconds this worker has waited for its data so far; `begun` when the run was
+    launched and when this worker began.
     """
 
     def __init__(
-        self, stage: TrainStage, training: Training, run: Folder, reports: Queue, data_wait_s: Callable[[], float]
+        self,
+        stage: TrainStage,
+        training: Training,
+        run: Folder,
+        reports: Queue,
+        data_wait_s: Callable[[], float],
+        begun: tuple[float, float],
     ) -> None:
         self.stage, self.training, self.run, self.reports = stage, training, run, reports
         self.data_wait_s = data_wait_s
         self.speaks = training.rank == 0
         self.background = Background()
+        self.saving_s = 0.0
+        """for which saving has held up the training so far"""
         self.attempt, self.flops, self.peak = 0, 0, 1.0
         if self.speaks:
             self.attempt = begin_attempt(run)
@@ -54,6 +64,8 @@ class Recorder:
             dtype = torch.bfloat16 if training.autocast else torch.float32
             self.peak = matmul_flops_per_s(training.device, dtype)
         self.reported = time.monotonic()
+        self.begun = (*begun, time.time())
+        self.first_step = training.step + 1
         self._begin_interval()
 
     def on_step(self, report: StepReport) -> None:
@@ -62,6 +74,8 @@ class Recorder:
         self.losses.add(report)
         self.steps += 1
         self.skipped += report.skipped
+        if self.speaks and report.step == self.first_step:
+            self._send(Report(report.step, self._start_times()))
         if report.step % stage.log_every == 0 or last:
             self._log(report)
         elif self.speaks and time.monotonic() - self.reported > REPORT_INTERVAL_S:
@@ -89,9 +103,11 @@ class Recorder:
         """Begin to write a checkpoint of this moment, while the training goes on."""
         if not self.speaks:
             return
+        started = time.monotonic()
         self.background.wait()
         checkpoint = self.training.checkpoint().copied()
         self.background.start(f"checkpoint of step {checkpoint.step}", partial(self._write, checkpoint))
+        self.saving_s += time.monotonic() - started
 
     def _write(self, checkpoint: Checkpoint) -> None:
         folder = write_checkpoint(self.run, self.attempt, checkpoint, self.stage.keep_checkpoints)
@@ -107,7 +123,7 @@ class Recorder:
         self.losses = LossByTime(self.training.diffusion.num_timesteps, self.training.device)
         self.steps = self.skipped = 0
         self.since = time.monotonic()
-        self.waits = self.data_wait_s(), self.background.waited_s
+        self.waits = self.data_wait_s(), self.saving_s
 
     def _log(self, report: StepReport) -> None:
         """What the interval came to: losses over all workers, times as the first one sees them."""
@@ -117,7 +133,7 @@ class Recorder:
             seconds = time.monotonic() - self.since
             rate = self.steps * self.stage.global_batch / seconds
             speed = rate * self.flops / self.training.num_workers
-            data_wait, save_wait = self.data_wait_s() - self.waits[0], self.background.waited_s - self.waits[1]
+            data_wait, save_wait = self.data_wait_s() - self.waits[0], self.saving_s - self.waits[1]
             metrics = {
                 **mean_losses(totals),
                 "grad_norm": report.grad_norm,
@@ -132,6 +148,11 @@ class Recorder:
             }
             self._send(Report(report.step, metrics))
         self._begin_interval()
+
+    def _start_times(self) -> dict[str, float]:
+        """Seconds from one mark to the next: what every start and every restart costs before it has done a step."""
+        names = ("start/launch_to_worker_s", "start/worker_to_ready_s", "start/ready_to_first_step_s")
+        return {name: b - a for name, (a, b) in zip(names, pairwise((*self.begun, time.time())), strict=True)}
 
     def _send(self, report: Report) -> None:
         self.reported = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from diffusion.data.loader import Prefetch, SampleReader, batches, keys_of_step
 from diffusion.data.shard_set import open_shard_set
 from diffusion.files import Folder
 from diffusion.noisy import draw_noise, pinned
+from diffusion.patience import patiently
 from diffusion.process import Diffusion
 from diffusion.seeding import key
 from diffusion.training import StepReport, Training, fit
@@ -51,6 +53,7 @@ def train_worker(spec: TrainingSpec, reports: Queue) -> None:
 
 
 def _train(spec: TrainingSpec, run: Folder, reports: Queue) -> None:
+    begun = spec.launched, time.time()
     context, stage = ray.train.get_context(), spec.stage
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
@@ -59,15 +62,15 @@ def _train(spec: TrainingSpec, run: Folder, reports: Queue) -> None:
     unet, diffusion = _network(spec, device), Diffusion(spec.diffusion)
     wrap = partial(_wrapped, stage, device)
     training = Training(unet, diffusion, stage, rank, num_workers, wrap, stage.micro_batch)
-    if (checkpoint := newest_checkpoint(run)) is not None:
+    if (checkpoint := patiently(partial(newest_checkpoint, run))) is not None:
         training.resume(checkpoint)
     _same_step_everywhere(training.step)
-    reader = SampleReader(open_shard_set(Folder(spec.data_uri)), config=stage)
+    reader = SampleReader(patiently(partial(open_shard_set, Folder(spec.data_uri))), config=stage)
     with closing(batches(reader, stage, training.step, stage.steps, rank, num_workers)) as ours:
         noisy = draw_noise(ours, stage, unet, diffusion)
         with (
             Prefetch(pinned(noisy) if device.type == "cuda" else noisy) as ahead,
-            Recorder(stage, training, run, reports, lambda: ahead.waited_s) as recorder,
+            Recorder(stage, training, run, reports, lambda: ahead.waited_s, begun) as recorder,
         ):
             try:
                 fit(training, ahead, _saving_before_the_node_goes(recorder))

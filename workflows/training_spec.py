@@ -40,3 +40,5 @@ class TrainingSpec:
     """of the folder of checkpoints"""
     launch: str
     """names the driver's call, whatever number of attempts Ray makes in it"""
+    launched: float = field(default_factory=time.time)
+    """when that was, in seconds since 1970"""
