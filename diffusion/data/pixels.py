@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 COLOURS = 3
-JPEG = b"\xff\xd8\xff"
-MAGIC = {b"\x89PNG": "png", JPEG: "jpg", b"RIFF": "webp", b"\x93NUMPY": "npy"}
+MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"\x93NUMPY": "npy"}
 """how a file begins -> its extension, which the manifest does not keep: an adopted set may mix them"""
 
 
@@ -26,11 +25,11 @@ def decode_into(data: bytes, out: UInt8[ndarray, "h w c"]) -> None:
     Raises Rejected if it is no picture, damaged, or of another shape.
     """
     # Straight into its place saves a fifth: `decode` walks the header, and simplejpeg makes and clears an array.
-    if out.shape[2] == COLOURS and data.startswith(JPEG) and _frame(*out.shape[:2]) in data:
+    if out.shape[2] == COLOURS and _frame(*out.shape[:2]) in data:
         try:
             simplejpeg.decode_jpeg(data, "RGB", buffer=out)
         except ValueError:
-            pass  # damaged, or what `decode` forgives
+            pass  # damaged, no JPEG at all, or what `decode` forgives
         else:
             return
     pixels = decode(data, extension_of(data))

@@ -2,7 +2,7 @@ import hashlib
 import tracemalloc
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diffusion.data.order import EpochOrder, OrderConfig, lanes_of, stretches
@@ -83,6 +83,7 @@ def test_every_worker_takes_every_step_and_every_sample_comes_once_an_epoch_but_
 
 
 @given(runs(), st.integers(1, 5))
+@example(([200], OrderConfig(global_batch=2, num_lanes=1, shuffle_window=8), 3, 50), 1)  # a start inside of a window
 def test_a_stretch_holds_whole_windows_and_a_start_inside_of_one_needs_only_the_rest(run, num_windows):
     sizes, config, start, stop = run
     lane_length = sum(sizes) // config.global_batch * config.lane_batch
