@@ -16,7 +16,6 @@ import os
 import sys
 import types
 from importlib.machinery import ModuleSpec
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     Run = Callable[[], object]
 
 SIDE, BATCH, SHUFFLED, NUM_CLASSES = 64, 128, 1024, 10
-NUM_SHARDS = 10
+PER_SHARD = 4096  # as `ddpm shard` makes them
 RAW_BYTES = (1024, 3072)
 OURS, UNCHECKED, KEPT = "ours", "ours, unchecked", "ours, kept in memory"
 STOCK, PILLOW = "webdataset", "webdataset, Pillow"
@@ -55,7 +54,7 @@ PAIRS = [(OURS, PILLOW), (OURS, BY_HAND), (OURS, SIMPLEJPEG), (OURS, MDS), (OURS
 
 
 def shard_set(files: Iterable[bytes], num: int, out: Folder) -> ShardSet:
-    """A committed set of these files as its pictures, in NUM_SHARDS tars."""
+    """A committed set of these files as its pictures, in tars of PER_SHARD."""
     samples = [
         Sample(
             index=index, split="train", image=data, extension="jpg", label=index % NUM_CLASSES, side=SIDE,
@@ -63,8 +62,10 @@ def shard_set(files: Iterable[bytes], num: int, out: Folder) -> ShardSet:
         )
         for index, data in enumerate(files)
     ]  # fmt: skip
-    cuts = [num * shard // NUM_SHARDS for shard in range(NUM_SHARDS + 1)]
-    reports = [write_shard(shard, samples[start:stop], [], out) for shard, (start, stop) in enumerate(pairwise(cuts))]
+    reports = [
+        write_shard(shard, samples[start : start + PER_SHARD], [], out)
+        for shard, start in enumerate(range(0, num, PER_SHARD))
+    ]
     classes = [str(label) for label in range(NUM_CLASSES)]
     header = {"config": {}, "config_fingerprint": "", "source_fingerprint": ""}
     return commit(Header(image_size=SIDE, channels=3, classes=classes, **header), reports, out)
@@ -127,7 +128,7 @@ def stock(shards: ShardSet, num: int, cores: int, decode: Callable[[bytes], torc
 
     Its `decode` looks up a decoder for each member of a sample; `decode` given here spares that.
     """
-    dataset = webdataset.WebDataset(urls(shards), shardshuffle=NUM_SHARDS).shuffle(SHUFFLED)
+    dataset = webdataset.WebDataset(urls(shards), shardshuffle=len(shards.tars)).shuffle(SHUFFLED)
     if decode is None:
         dataset = dataset.decode("torchrgb8").to_tuple("jpg", "cls")
     else:
@@ -235,7 +236,7 @@ def batch_tables(folder: Path, num: int, cores: int, rounds: int, only: list[str
 
 def main() -> None:
     """Every contestant in turn; the tables go into RESULTS.md."""
-    args = arguments(__doc__.splitlines()[0], num=20_000, cores=1, rounds=5)
+    args = arguments(__doc__.splitlines()[0], num=20_480, cores=1, rounds=5)
     cores = sorted(os.sched_getaffinity(0))[: args.cores]
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(len(cores))
@@ -243,7 +244,7 @@ def main() -> None:
         raw = raw_tables(Path(folder), args.num, args.rounds)
         decoded = batch_tables(Path(folder), args.num, len(cores), args.rounds, args.only)
     text = [
-        f"{args.num} samples in {NUM_SHARDS} tars on a local disk, in the page cache; {len(cores)} core(s) for each; "
+        f"{args.num} samples in tars of {PER_SHARD} on a local disk, in the page cache; {len(cores)} core(s) for each; "
         f"medians of {args.rounds} rounds in which each has a turn. Raw samples on one core: picture and label by key, "
         f"in order. Batches: {BATCH} JPEGs of {SIDE} px, uint8 [b c h w], an epoch; windows (ours) and shuffle buffer "
         f"(webdataset) of {SHUFFLED}; ours checks every sum; the others' formats are made of the same files.\n",
