@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test test-gpu chaos check format quality bench-train bench-sample bench-shard bench-fit bench-quality docs clean
+.PHONY: help install demo test test-gpu chaos check format quality bench-train bench-sample bench-shard bench-load bench-fit bench-quality docs clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -15,8 +15,9 @@ $(INSTALLED): pyproject.toml infra/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c infra/constraints.txt -e '.[dev]'
 	@touch $@
 
-# Not by the extra: their own dependency, torchvision, is for other builds of torch (see tests/bench/networks.py).
-PEERS := denoising-diffusion-pytorch==2.3.4 ema-pytorch==0.8.3 pytorch-fid==0.3.0
+# Not by the extra: their own dependency, torchvision, is for other builds of torch (see networks.py, load.py).
+PEERS := denoising-diffusion-pytorch==2.3.4 ema-pytorch==0.8.3 pytorch-fid==0.3.0 mosaicml-streaming==0.13.0 \
+	litdata==0.2.76
 BENCH := $(VENV)/.bench
 
 $(BENCH): $(INSTALLED)
@@ -62,6 +63,9 @@ bench-shard: $(INSTALLED)  ## Sharding beside Ray Data and webdataset, into test
 
 bench-fit: $(INSTALLED)  ## The training job beside its bare step, into tests/bench/RESULTS.md
 	$(BIN)/python tests/bench/fit.py
+
+bench-load: $(BENCH)  ## Loading beside webdataset, mosaicml-streaming and litdata, into tests/bench/RESULTS.md
+	$(BIN)/python tests/bench/load.py
 
 bench-quality: $(BENCH)  ## Which recipe and sampler need the least computing, into tests/bench (hours)
 	$(BIN)/python tests/bench/quality.py

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .codecs import Rejected
+from .images import Rejected
+from .pixels import extension_of
 from .rows import Manifests, Rows, read_rows
 
 if TYPE_CHECKING:
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 
 MAX_RANGE = 8 << 20  # bytes a read: an object store's best; what a read holds beside the samples that are cut of it
 MAX_GAP = 64 << 10  # bytes: reading over them is cheaper than another request
-MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"\x93NUMPY": "npy"}
-"""how a file begins -> its extension, which the manifest does not keep: an adopted set may mix them"""
 
 
 class Raw(NamedTuple):
-    """A picture's file and its label, -1 for none."""
+    """A picture's file as it was read, and what the manifest says of it."""
 
     data: bytes
     label: int
+    """-1: none"""
+    sha256: bytes
 
 
 class RawReader:
@@ -48,15 +49,16 @@ class RawReader:
         return sum(tar.num_bytes for tar in self.tars) / sum(self.shard_sizes)
 
     def fetch(self, positions: Int64[ndarray, "n"]) -> dict[int, Raw]:
-        """The samples at these positions. Raises ValueError, naming the tar, if one is not what the manifest says."""
+        """The samples at these positions, not checked yet. Raises ValueError, naming the tar, if one is missing."""
         positions = np.unique(positions)
         tars = np.searchsorted(self._ends, positions, side="right")
         found: dict[int, Raw] = {}
         for nth in np.unique(tars).tolist():
             here = positions[tars == nth]
-            rows, indices = self.manifests[nth], here - (int(self._ends[nth]) - self.shard_sizes[nth])
+            rows, indices = self.manifests[nth], here - self._start(nth)
+            labels, digests = rows.labels[indices].tolist(), rows.digests[indices].tolist()
             samples = self._read(self.tars[nth], rows, indices)
-            found.update(zip(here.tolist(), map(Raw, samples, rows.labels[indices].tolist()), strict=True))
+            found.update(zip(here.tolist(), map(Raw, samples, labels, digests), strict=True))
         return found
 
     def keys(self, positions: Int64[ndarray, "n"]) -> list[str]:
@@ -69,31 +71,52 @@ class RawReader:
             found |= {place: keys[place - first].as_py() for place in positions[tars == nth].tolist()}
         return [found[place] for place in positions.tolist()]
 
+    def checked(self, position: int, raw: Raw) -> bytes:
+        """The file, if it has its sha256. A damaged block of the cache is dropped, and fetched once more.
+
+        Raises ValueError, naming the tar, if the sample is not what the manifest says. For the thread that decodes:
+        when several read and hash at once, they spend as much time passing the interpreter's lock around.
+        """
+        if hashlib.sha256(raw.data).digest() == raw.sha256:
+            return raw.data
+        nth = self._tar_of(position)
+        tar, rows, index = self.tars[nth], self.manifests[nth], position - self._start(nth)
+        for _ in range(0 if self.cache is None else 2):  # another sample may have mended the block already
+            (data,) = self._read(tar, rows, np.array([index]))
+            if hashlib.sha256(data).digest() == raw.sha256:
+                return data
+            self._forget(tar, int(rows.offsets[index]), int(rows.num_bytes[index]))
+        raise not_as_said(self.shard_set, tar, changed(index))
+
     def blame(self, position: int, err: Exception) -> ValueError:
         """The error of a sample that cannot be used."""
-        return not_as_said(self.shard_set, self.tars[int(np.searchsorted(self._ends, position, side="right"))], err)
+        return not_as_said(self.shard_set, self.tars[self._tar_of(position)], err)
+
+    def _tar_of(self, position: int) -> int:
+        return int(np.searchsorted(self._ends, position, side="right"))
+
+    def _start(self, nth: int) -> int:
+        return int(self._ends[nth]) - self.shard_sizes[nth]
 
     def _read(self, tar: TarStats, rows: Rows, indices: Int64[ndarray, "n"]) -> list[bytes]:
-        """Samples of one tar, by index."""
+        """Samples of one tar, by index, by as few reads as can be; shorter where the tar is."""
         found: list[bytes] = []
         try:
             for part in ranges(rows.offsets[indices], rows.num_bytes[indices]):
-                found += self._read_range(tar, rows, indices[part])
-        except (FileNotFoundError, Rejected) as err:
+                start, length = span(rows, indices[part])
+                found += cut(self._read_range(tar, start, length), start, rows, indices[part])
+        except FileNotFoundError as err:
             raise not_as_said(self.shard_set, tar, err) from err
         return found
 
-    def _read_range(self, tar: TarStats, rows: Rows, indices: Int64[ndarray, "n"]) -> list[bytes]:
-        """Samples that one read holds. Raises Rejected. A cached block that is damaged is fetched once more."""
-        start = int(rows.offsets[indices[0]])
-        length = int(rows.offsets[indices[-1]] + rows.num_bytes[indices[-1]]) - start
-        if self.cache is None:
-            return cut(self.shard_set.folder.read_range(tar.name, start, length), start, rows, indices)
-        try:
-            return cut(self.cache.read_range(self.shard_set.folder, tar, start, length), start, rows, indices)
-        except Rejected:
+    def _forget(self, tar: TarStats, start: int, length: int) -> None:
+        if self.cache is not None:
             self.cache.drop(tar, start, length)
-            return cut(self.cache.read_range(self.shard_set.folder, tar, start, length), start, rows, indices)
+
+    def _read_range(self, tar: TarStats, start: int, length: int) -> bytes:
+        if self.cache is None:
+            return self.shard_set.folder.read_range(tar.name, start, length)
+        return self.cache.read_range(self.shard_set.folder, tar, start, length)
 
 
 def ranges(offsets: Int64[ndarray, "n"], num_bytes: Int64[ndarray, "n"]) -> list[slice]:
@@ -109,17 +132,16 @@ def ranges(offsets: Int64[ndarray, "n"], num_bytes: Int64[ndarray, "n"]) -> list
     return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(starts)], strict=True)]
 
 
-def cut(data: bytes, start: int, rows: Rows, indices: Int64[ndarray, "n"], check: bool = True) -> list[bytes]:
-    """The samples in what was read from `start` of their tar. Raises Rejected if one is not what its row says."""
+def span(rows: Rows, indices: Int64[ndarray, "n"]) -> tuple[int, int]:
+    """Where in their tar samples in order begin, and how many bytes they and what is between them take."""
+    start = int(rows.offsets[indices[0]])
+    return start, int(rows.offsets[indices[-1]] + rows.num_bytes[indices[-1]]) - start
+
+
+def cut(data: bytes, start: int, rows: Rows, indices: Int64[ndarray, "n"]) -> list[bytes]:
+    """The samples in what was read from `start` of their tar. Copies, so that each can be dropped when it is used."""
     places = zip((rows.offsets[indices] - start).tolist(), rows.num_bytes[indices].tolist(), strict=True)
-    samples = [data[offset : offset + length] for offset, length in places]
-    if check:
-        sha256 = hashlib.sha256
-        found = b"".join([sha256(sample).digest() for sample in samples])
-        if found != rows.digests[indices].tobytes():
-            wrong = np.flatnonzero(np.frombuffer(found, rows.digests.dtype) != rows.digests[indices])
-            raise Rejected("changed", f"sample {indices[wrong[0]]} does not have the sha256 of the manifest")
-    return samples
+    return [data[offset : offset + length] for offset, length in places]
 
 
 def raw_samples(shard_set: ShardSet, tar: TarStats, check: bool = True) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -130,27 +152,32 @@ def raw_samples(shard_set: ShardSet, tar: TarStats, check: bool = True) -> Itera
     sample is not what the manifest says; `check` = False believes it.
     """
     rows = read_rows(shard_set, tar)
-    keys = shard_set.manifest(tar, ["key"])["key"].to_pylist()
+    keys = rows.keys.to_pylist()
     try:
         for part in ranges(rows.offsets, rows.num_bytes):
-            start, length = int(rows.offsets[part.start]), int((rows.offsets + rows.num_bytes)[part.stop - 1])
-            data = shard_set.folder.read_range(tar.name, start, length - start)
-            samples = cut(data, start, rows, np.arange(part.start, part.stop), check)
+            indices = np.arange(part.start, part.stop)
+            start, length = span(rows, indices)
+            samples = cut(shard_set.folder.read_range(tar.name, start, length), start, rows, indices)
+            if check:
+                _check_all(samples, rows, indices)
             for key, sample, label in zip(keys[part], samples, rows.labels[part].tolist(), strict=True):
-                named = {extension_of(sample): sample}
-                if label >= 0:
-                    named["cls"] = b"%d" % label
-                yield key, named
+                picture = {extension_of(sample): sample}
+                yield key, picture if label < 0 else {**picture, "cls": b"%d" % label}
     except (FileNotFoundError, Rejected) as err:
         raise not_as_said(shard_set, tar, err) from err
 
 
-def extension_of(data: bytes) -> str:
-    """The extension of a picture's file, by how it begins. Raises Rejected for what is no picture."""
-    for magic, extension in MAGIC.items():
-        if data.startswith(magic):
-            return extension
-    raise Rejected("unknown_format", f"not one of {', '.join(MAGIC.values())}")
+def _check_all(samples: list[bytes], rows: Rows, indices: Int64[ndarray, "n"]) -> None:
+    """Raises Rejected for the first that does not have its sha256."""
+    found = b"".join([hashlib.sha256(sample).digest() for sample in samples])
+    if found != rows.digests[indices].tobytes():
+        wrong = np.flatnonzero(np.frombuffer(found, rows.digests.dtype) != rows.digests[indices])
+        raise changed(int(indices[wrong[0]]))
+
+
+def changed(index: int) -> Rejected:
+    """What is wrong with a sample that is not the one that the manifest knows."""
+    return Rejected("changed", f"sample {index} does not have the sha256 of the manifest")
 
 
 def not_as_said(shard_set: ShardSet, tar: TarStats, err: Exception) -> ValueError:

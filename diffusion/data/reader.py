@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from .block_cache import BlockCache
-from .images import Rejected, decode
-from .raw import RawReader, extension_of
+from .images import Rejected
+from .pixels import decode_into
+from .raw import RawReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from jaxtyping import Bool, Int64, UInt8
     from numpy import ndarray
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Keep = Literal["auto", "on", "off"]
 CHUNK = 1024  # samples whose files `read` holds at once
 MIN_TO_SHARE = 16  # pictures; a thread has to be worth its start
+STAGE_BYTES = 256 << 10  # of pixels as they come, before their channels are laid apart: so few stay in a core's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,21 +98,16 @@ class SampleReader:
         return images, labels
 
     def fetch(self, positions: Int64[ndarray, "n"]) -> dict[int, Raw]:
-        """The files of those samples that are not kept in memory. Raises ValueError, as `read`."""
+        """The files of those samples that are not kept in memory, to be checked by `decode`. Raises ValueError."""
         return self.raw.fetch(positions if self._kept is None else positions[~self._kept.filled[positions]])
 
     def decode(self, positions: Int64[ndarray, "n"], raws: dict[int, Raw], pool: ThreadPoolExecutor) -> Samples:
         """The samples at these positions: from memory, or of their files. Raises ValueError, as `read`."""
         if self._kept is None:
-            images = np.empty((len(positions), *self.shape), np.uint8)
-            found = positions.tolist()
-            self._decode_all(found, raws, images, range(len(positions)), pool)
-            return images, np.array([raws[position].label for position in found], np.int64)
+            return self._decode_all(positions.tolist(), raws, pool)
         kept, new = self._kept, np.unique(positions[~self._kept.filled[positions]])
         if new.size:
-            found = new.tolist()
-            self._decode_all(found, raws, kept.images, found, pool)
-            kept.labels[new] = [raws[position].label for position in found]
+            kept.images[new], kept.labels[new] = self._decode_all(new.tolist(), raws, pool)
             kept.filled[new] = True
         return kept.images.take(positions, axis=0), kept.labels.take(positions)
 
@@ -119,34 +116,27 @@ class SampleReader:
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return ThreadPoolExecutor(min(self.config.decode_threads, cpus), "decode")
 
-    def _decode_all(
-        self,
-        positions: list[int],
-        raws: dict[int, Raw],
-        out: UInt8[ndarray, "m c h w"],
-        rows: Sequence[int],
-        pool: ThreadPoolExecutor,
-    ) -> None:
-        """Each picture into its row of `out`, shared out among the threads."""
+    def _decode_all(self, positions: list[int], raws: dict[int, Raw], pool: ThreadPoolExecutor) -> Samples:
+        """Decode every one of these files, shared out among the threads."""
+        images = np.empty((len(positions), *self.shape), np.uint8)
 
-        def decode_some(part: slice) -> None:
-            for position, row in zip(positions[part], rows[part], strict=True):
-                try:
-                    out[row] = self._pixels(raws[position].data)
-                except Rejected as err:
-                    raise self.raw.blame(position, err) from err
+        def decode_some(start: int, stop: int) -> None:
+            height, width, channels = *self.shape[1:], self.shape[0]
+            depth = max(1, STAGE_BYTES // (height * width * channels))
+            stage = np.empty((depth, height, width, channels), np.uint8)
+            for first in range(start, stop, depth):
+                some = positions[first : min(first + depth, stop)]
+                for position, pixels in zip(some, stage, strict=False):
+                    try:
+                        decode_into(self.raw.checked(position, raws[position]), pixels)
+                    except Rejected as err:
+                        raise self.raw.blame(position, err) from err
+                images[first : first + len(some)] = stage[: len(some)].transpose(0, 3, 1, 2)
 
         threads = min(pool._max_workers, -(-len(positions) // MIN_TO_SHARE))
-        if threads == 1:
-            decode_some(slice(None))  # here: on one CPU, handing over to another thread only costs
-            return
-        size = -(-len(positions) // threads)
-        list(pool.map(decode_some, [slice(start, start + size) for start in range(0, len(positions), size)]))
-
-    def _pixels(self, data: bytes) -> UInt8[ndarray, "c h w"]:
-        """Raises Rejected if it is no picture, or not one of the set's size and channels."""
-        pixels = decode(data, extension_of(data))
-        wanted = (*self.shape[1:], self.shape[0])
-        if pixels.shape != wanted:
-            raise Rejected("wrong_size", f"a picture of shape {pixels.shape}, where the set's are {wanted}")
-        return pixels.transpose(2, 0, 1)
+        if threads <= 1:
+            decode_some(0, len(positions))  # here: on one CPU, handing over to another thread only costs
+        else:
+            cuts = [len(positions) * i // threads for i in range(threads + 1)]
+            list(pool.map(decode_some, cuts[:-1], cuts[1:]))
+        return images, np.array([raws[position].label for position in positions], np.int64)

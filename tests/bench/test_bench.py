@@ -32,6 +32,19 @@ def test_a_contest_prints_the_ratios_of_those_who_took_part_and_leaves_the_resul
     assert (results.read_bytes() if results.exists() else None) == before
 
 
+def test_loading_is_measured_beside_stock_webdataset():
+    results = HERE / "RESULTS.md"
+    before = results.read_bytes()
+    flags = ("--num", "512", "--rounds", "1", "--threads", "1", "--only", "ours", "webdataset, Pillow")
+    done = subprocess.run([sys.executable, HERE / "load.py", *flags], capture_output=True, text=True, check=False)
+    rows = [line.split("|")[2:-1] for line in done.stdout.splitlines() if line.startswith("| ") and "---" not in line]
+
+    assert done.returncode == 0, done.stderr
+    assert [len(row) for row in rows] == [2, 2, 2, 3, 3, 3, 6, 6, 2, 2]
+    assert all(float(cell) > 0 for row in (*rows[1:3], *rows[4:6], rows[9]) for cell in row)
+    assert results.read_bytes() == before
+
+
 def test_the_quality_curve_is_measured_from_training_to_table():
     done = subprocess.run([sys.executable, HERE / "quality.py", "--quick"], capture_output=True, text=True, check=False)
 

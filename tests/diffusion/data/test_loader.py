@@ -1,6 +1,7 @@
 import hashlib
 import io
 import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -254,6 +255,39 @@ def test_a_set_without_classes_has_batches_without_labels(write_pictures, make_s
     assert batch.labels is None
     assert batch.images.dtype == torch.uint8
     assert batch.images.shape == (24, 3, 8, 8)
+
+
+def workers():
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("read", "decode"))]
+
+
+def test_no_thread_is_left_after_the_last_batch_or_a_close_or_an_error(copy_of_set):
+    folder, shards = copy_of_set
+    run(shards, 0, 3)
+
+    assert not workers()
+
+    ours = batches(SampleReader(shards, config=FROM_DISK), CONFIG, 0, 100)
+    next(ours)
+    busy = workers()
+    ours.close()
+
+    assert busy
+    assert not workers()
+
+    for tar in shards.tars:
+        (folder / tar.name).unlink()
+    with pytest.raises(ValueError, match="is not what its manifest says"):
+        run(shards, 0, 3)
+
+    assert not workers()
+
+
+def test_no_positions_are_no_pictures(shard_set):
+    images, labels = SampleReader(shard_set).read([])
+
+    assert images.shape == (0, 3, 8, 8)
+    assert labels.shape == (0,)
 
 
 def test_more_workers_than_lanes_are_refused(shard_set):

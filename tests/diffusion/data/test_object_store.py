@@ -9,8 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
-from pyarrow import fs
 
 from diffusion.checkpoint import load_checkpoint, save_checkpoint
 from diffusion.data.loader import SampleReader
@@ -21,22 +19,6 @@ from diffusion.data.sources import check_source, open_source
 from diffusion.files import Folder
 
 CONFIG = ShardConfig(image_size=8, samples_per_shard=512)
-
-
-@pytest.fixture(scope="module")
-def store():
-    """The URI of a folder in a bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = f"127.0.0.1:{server.get_host_and_port()[1]}"
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ACCESS_KEY_ID", "testing")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        s3 = fs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True, region="us-east-1")
-        s3.create_dir("bucket")
-        yield f"s3://bucket/runs?endpoint_override={endpoint}&scheme=http&region=us-east-1"
-    server.stop()
 
 
 def made(folder):

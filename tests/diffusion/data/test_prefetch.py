@@ -87,6 +87,71 @@ def test_the_thread_ends_when_the_consumer_raises():
     assert wait_for(lambda: not producers())
 
 
+def test_closing_waits_until_the_thread_has_ended_and_there_are_no_items_after_that():
+    ahead = Prefetch(iter(int, 1), depth=2)
+    next(ahead)
+    ahead.close()
+
+    assert not producers()
+    assert list(ahead) == []
+    ahead.close()
+
+
+def test_a_producer_that_waits_for_room_ends_at_once():
+    with Prefetch(iter(int, 1), depth=1) as ahead:
+        next(ahead)
+        wait_for(lambda: ahead._ready.full())
+        started = time.monotonic()
+
+    assert time.monotonic() - started < 0.05
+    assert not producers()
+
+
+@pytest.mark.parametrize("number_taken", [0, 1, 3])
+def test_no_thread_is_left_after_an_error(number_taken):
+    def items():
+        yield from range(number_taken)
+        raise ValueError("a damaged tar")
+
+    ahead = Prefetch(items())
+    with pytest.raises(ValueError, match="a damaged tar"):
+        list(ahead)
+
+    assert not producers()
+    assert list(ahead) == []
+
+
+def test_the_thread_ends_when_nobody_knows_the_items_any_more():
+    ahead = Prefetch(iter(int, 1))
+    next(ahead)
+    del ahead
+
+    assert wait_for(lambda: not producers())
+
+
+def test_errors_may_be_items():
+    errors = [ValueError("an item"), StopIteration()]
+
+    assert list(Prefetch(errors)) == errors
+
+
+def test_waiting_is_counted_and_only_waiting():
+    def items():
+        for _ in range(3):
+            time.sleep(0.1)
+            yield None
+
+    ahead = Prefetch(items(), depth=3)
+    next(ahead)
+    waited = ahead.waited_s
+    time.sleep(0.3)  # the other two are made meanwhile
+    next(ahead)
+    next(ahead)
+
+    assert 0.05 < waited < 0.2
+    assert ahead.waited_s - waited < 0.05
+
+
 def test_producer_and_consumer_work_at_the_same_time():
     consumer_is_waiting = threading.Event()
 
