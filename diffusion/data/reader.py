@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from ..patience import patiently
 from .block_cache import BlockCache
 from .images import Rejected
 from .pixels import decode_into
@@ -98,8 +99,12 @@ class SampleReader:
         return images, labels
 
     def fetch(self, positions: Int64[ndarray, "n"]) -> dict[int, Raw]:
-        """The files of those samples that are not kept in memory, to be checked by `decode`. Raises ValueError."""
-        return self.raw.fetch(positions if self._kept is None else positions[~self._kept.filled[positions]])
+        """The files of those samples that are not kept in memory, to be checked by `decode`. Raises ValueError.
+
+        A storage that fails is asked again for a minute.
+        """
+        wanted = positions if self._kept is None else positions[~self._kept.filled[positions]]
+        return patiently(lambda: self.raw.fetch(wanted))
 
     def decode(self, positions: Int64[ndarray, "n"], raws: dict[int, Raw], pool: ThreadPoolExecutor) -> Samples:
         """The samples at these positions: from memory, or of their files. Raises ValueError, as `read`."""

@@ -29,8 +29,7 @@ def network(device, seed=0):
     draws = torch.Generator().manual_seed(seed)
     for parameter in unet.parameters():
         torch.nn.init.normal_(parameter, std=0.05, generator=draws)
-    unet = unet.to(device)
-    return unet.to(memory_format=torch.channels_last) if device == "cuda" else unet
+    return unet.to(device)
 
 
 def config(precision):
@@ -40,6 +39,13 @@ def config(precision):
 def data(step):
     pixels = np.random.default_rng(step % 3).integers(0, 256, (32, 3, 16, 16), dtype=np.uint8)
     return Batch(step, list(range(8)), torch.from_numpy(pixels), None)
+
+
+def training_of(device="cuda", precision="fp32", seed=0, **options):
+    """In the memory layout that the job gives it."""
+    unet = network(device, seed)
+    unet.to(memory_format=torch.channels_last if device == "cuda" else torch.contiguous_format)
+    return Training(unet, DIFFUSION, config(precision), **options)
 
 
 def trained(training, start=0, stop=STEPS, pin=False):
@@ -61,7 +67,7 @@ def deterministic(monkeypatch):
 def test_a_picture_is_that_of_the_cpu_to_within_two_of_255_levels():
     settings = SamplerConfig(sampler="ddim", steps=10)
     drawn = [
-        torch.stack(list(sample_images(network(device), DIFFUSION, range(20), None, settings, chunk=16))).int()
+        torch.stack(list(sample_images(network(device).eval(), DIFFUSION, range(20), None, settings, chunk=16))).int()
         for device in ("cpu", "cuda")
     ]
 
@@ -78,18 +84,18 @@ def test_a_picture_does_not_depend_on_what_is_drawn_beside_it():
 
 
 def test_the_loss_is_that_of_the_cpu():
-    losses = [trained(Training(network(device), DIFFUSION, config("fp32")), stop=1) for device in ("cpu", "cuda")]
+    losses = [trained(training_of(device), stop=1) for device in ("cpu", "cuda")]
 
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_resumed_run_is_bitwise_the_unbroken_one(precision, deterministic):
-    unbroken = Training(network("cuda"), DIFFUSION, config(precision))
+    unbroken = training_of(precision=precision)
     trained(unbroken, pin=True)
-    first = Training(network("cuda"), DIFFUSION, config(precision))
+    first = training_of(precision=precision)
     trained(first, stop=5)
-    resumed = Training(network("cuda", seed=1), DIFFUSION, config(precision))
+    resumed = training_of(precision=precision, seed=1)
     resumed.resume(first.checkpoint().copied())
     trained(resumed, start=5)
 
@@ -99,8 +105,8 @@ def test_a_resumed_run_is_bitwise_the_unbroken_one(precision, deterministic):
 
 def test_compiled_it_trains_as_it_does_eagerly():
     torch.manual_seed(0)
-    eager = trained(Training(network("cuda"), DIFFUSION, config("bf16")))
-    compiled = trained(Training(network("cuda"), DIFFUSION, config("bf16"), wrap=torch.compile))
+    eager = trained(training_of(precision="bf16"))
+    compiled = trained(training_of(precision="bf16", wrap=torch.compile))
 
     assert compiled == pytest.approx(eager, rel=0.05)
     assert compiled[-1] < compiled[0]
