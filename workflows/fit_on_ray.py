@@ -21,6 +21,7 @@ from .checkpoints import reason_to_stop
 from .cluster import connected
 from .points import Points
 from .preview import Previews
+from .process_group import ProcessGroup
 from .progress import Bar, say
 from .storage import JobFailed
 from .train_worker import train_worker
@@ -38,6 +39,8 @@ ROOM_TIMEOUT_S = 25
 """for room to start the workers in; Ray asks twice, and then it is reported"""
 SILENCE_S = 50
 """after which the driver looks whether there is room at all: an elastic group would wait for ever"""
+PEER_TIMEOUT_S = 600
+"""for a worker that still lives to come to what all do together: NCCL's own default; gloo would wait half an hour"""
 LAST_PREVIEW_S = 120
 
 
@@ -63,6 +66,7 @@ def fit_on_ray(
         reports = Queue(REPORTS_KEPT, actor_options={"num_cpus": 0})
         trainer = TorchTrainer(
             partial(train_worker, spec, reports),
+            torch_config=ProcessGroup(timeout_s=PEER_TIMEOUT_S),
             scaling_config=_scaling(stage),
             run_config=RunConfig(
                 name=spec.run_uri.rsplit("/", 1)[-1],
