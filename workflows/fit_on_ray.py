@@ -80,7 +80,8 @@ def fit_on_ray(
             try:
                 trainer.fit()
             except TrainingFailedError as err:
-                raise JobFailed(reason_to_stop(Folder(spec.run_uri), spec.launch) or _first_failure(err)) from err
+                reason = reason_to_stop(Folder(spec.run_uri), spec.launch) or missing(stage) or _first_failure(err)
+                raise JobFailed(reason) from err
             except KeyboardInterrupt:
                 if listener.missing:
                     raise JobFailed(listener.missing) from None
@@ -108,6 +109,15 @@ def check_room(have: dict[str, float], stage: TrainStage) -> None:
                 f"num_workers={num_workers} with {amount:g} {name} each take {amount * num_workers:g}, but the cluster "
                 f"has {have.get(name, 0):g}; give fewer --num-workers, or a cluster with more"
             )
+
+
+def missing(stage: TrainStage) -> str:
+    """What the cluster does not have, or has no longer; "" if nothing."""
+    try:
+        check_room(ray.cluster_resources(), stage)
+    except ValueError as err:
+        return str(err)
+    return ""
 
 
 class Listener:
@@ -154,10 +164,8 @@ class Listener:
         if time.monotonic() - self._heard < SILENCE_S:
             return
         self._heard = time.monotonic()
-        try:
-            check_room(ray.cluster_resources(), self.stage)
-        except ValueError as err:
-            self.missing = str(err)
+        self.missing = missing(self.stage)
+        if self.missing:
             _thread.interrupt_main()
 
 
