@@ -14,6 +14,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from diffusion.files import Folder
 
@@ -63,7 +64,9 @@ def fit_on_ray(
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ROOM_TIMEOUT_S))
     with connected(environment, stage):
         check_room(ray.cluster_resources(), stage)
-        reports = Queue(REPORTS_KEPT, actor_options={"num_cpus": 0})
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        # on the driver's node, as Ray's own controller of the training is: any other may be lost, and with it the queue
+        reports = Queue(REPORTS_KEPT, actor_options={"num_cpus": 0, "scheduling_strategy": here})
         trainer = TorchTrainer(
             partial(train_worker, spec, reports),
             torch_config=ProcessGroup(timeout_s=PEER_TIMEOUT_S),
