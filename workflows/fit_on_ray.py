@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import ray
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -156,6 +157,8 @@ class Listener:
                         return
                     self._look_for_room()
                     continue
+                except RayError:
+                    return  # the cluster has gone, of which the main thread hears too
                 self._heard = time.monotonic()
                 self.previews.look(report)
                 if report.metrics is not None:
