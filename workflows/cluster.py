@@ -11,10 +11,11 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from .local_ray import start_local_ray
 from .progress import Bar, say
+from .storage import JobFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +33,8 @@ R = TypeVar("R")
 def connected(environment: Environment, workers: Workers) -> Iterator[None]:
     """A driver's connection to Ray: the job's own cluster, the one at `address`, or a local one.
 
-    Raises ValueError if the cluster cannot work with a local storage folder, or no node can hold a worker.
+    Raises ValueError if the cluster cannot work with a local storage folder, or no node can hold a worker; JobFailed
+    if it is lost in the block.
     """
     if environment.address.startswith("http"):
         raise ValueError(
@@ -50,8 +52,19 @@ def connected(environment: Environment, workers: Workers) -> Iterator[None]:
         try:
             check_nodes(ray.nodes(), environment, workers)
             yield
+        except RayError as err:
+            raise JobFailed(_lost(address, err)) from err
         finally:
             ray.shutdown()
+
+
+def _lost(address: str, err: RayError) -> str:
+    what = type(err).__name__
+    try:
+        check_answers(address)
+    except ValueError:
+        return f"the Ray cluster at {address} has gone ({what}); when it is back, the same command goes on from here"
+    return f"Ray failed: {what}: {(str(err).strip().splitlines() or [''])[0]}; the same command goes on from here"
 
 
 def check_answers(address: str) -> None:

@@ -10,10 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import ray
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from diffusion.files import Folder
 
@@ -21,6 +23,7 @@ from .checkpoints import reason_to_stop
 from .cluster import connected
 from .points import Points
 from .preview import Previews
+from .process_group import ProcessGroup
 from .progress import Bar, say
 from .storage import JobFailed
 from .train_worker import train_worker
@@ -38,6 +41,8 @@ ROOM_TIMEOUT_S = 25
 """for room to start the workers in; Ray asks twice, and then it is reported"""
 SILENCE_S = 50
 """after which the driver looks whether there is room at all: an elastic group would wait for ever"""
+PEER_TIMEOUT_S = 600
+"""for a worker that still lives to come to what all do together: NCCL's own default; gloo would wait half an hour"""
 LAST_PREVIEW_S = 120
 
 
@@ -60,9 +65,12 @@ def fit_on_ray(
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ROOM_TIMEOUT_S))
     with connected(environment, stage):
         check_room(ray.cluster_resources(), stage)
-        reports = Queue(REPORTS_KEPT, actor_options={"num_cpus": 0})
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        # on the driver's node, as Ray's own controller of the training is: any other may be lost, and with it the queue
+        reports = Queue(REPORTS_KEPT, actor_options={"num_cpus": 0, "scheduling_strategy": here})
         trainer = TorchTrainer(
             partial(train_worker, spec, reports),
+            torch_config=ProcessGroup(timeout_s=PEER_TIMEOUT_S),
             scaling_config=_scaling(stage),
             run_config=RunConfig(
                 name=spec.run_uri.rsplit("/", 1)[-1],
@@ -76,7 +84,8 @@ def fit_on_ray(
             try:
                 trainer.fit()
             except TrainingFailedError as err:
-                raise JobFailed(reason_to_stop(Folder(spec.run_uri), spec.launch) or _first_failure(err)) from err
+                reason = reason_to_stop(Folder(spec.run_uri), spec.launch) or missing(stage) or _first_failure(err)
+                raise JobFailed(reason) from err
             except KeyboardInterrupt:
                 if listener.missing:
                     raise JobFailed(listener.missing) from None
@@ -104,6 +113,15 @@ def check_room(have: dict[str, float], stage: TrainStage) -> None:
                 f"num_workers={num_workers} with {amount:g} {name} each take {amount * num_workers:g}, but the cluster "
                 f"has {have.get(name, 0):g}; give fewer --num-workers, or a cluster with more"
             )
+
+
+def missing(stage: TrainStage) -> str:
+    """What the cluster does not have, or has no longer; "" if nothing."""
+    try:
+        check_room(ray.cluster_resources(), stage)
+    except ValueError as err:
+        return str(err)
+    return ""
 
 
 class Listener:
@@ -139,6 +157,8 @@ class Listener:
                         return
                     self._look_for_room()
                     continue
+                except RayError:
+                    return  # the cluster has gone, of which the main thread hears too
                 self._heard = time.monotonic()
                 self.previews.look(report)
                 if report.metrics is not None:
@@ -150,10 +170,8 @@ class Listener:
         if time.monotonic() - self._heard < SILENCE_S:
             return
         self._heard = time.monotonic()
-        try:
-            check_room(ray.cluster_resources(), self.stage)
-        except ValueError as err:
-            self.missing = str(err)
+        self.missing = missing(self.stage)
+        if self.missing:
             _thread.interrupt_main()
 
 

@@ -22,6 +22,12 @@ def faulty():
     return load("faulty_store")
 
 
+@pytest.fixture(scope="session")
+def two_hosts():
+    """The module of the hosts that can be lost."""
+    return load("two_hosts")
+
+
 @pytest.fixture(scope="module")
 def store(faulty):
     """That store, as what s3:// means in this process and in those that it starts."""

@@ -229,13 +229,13 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def open_faulty_store() -> Iterator[FaultyStore]:
-    """A healthy store without buckets, for as long as the context lasts."""
+def open_faulty_store(address: str = "127.0.0.1") -> Iterator[FaultyStore]:
+    """A healthy store without buckets at this address, for as long as the context lasts."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
     real = make_server("127.0.0.1", 0, create_backend_app("s3"), threaded=True)
     store = FaultyStore(f"127.0.0.1:{real.server_port}")
-    proxy = Server(("127.0.0.1", 0), type("StoreHandler", (Handler,), {"store": store}))
-    store.endpoint = f"127.0.0.1:{proxy.server_port}"
+    proxy = Server((address, 0), type("StoreHandler", (Handler,), {"store": store}))
+    store.endpoint = f"{address}:{proxy.server_port}"
     servers = [(each, threading.Thread(target=each.serve_forever, args=(0.05,), daemon=True)) for each in (real, proxy)]
     for _, thread in servers:
         thread.start()
