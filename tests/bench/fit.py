@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from diffusion.data.shard_set import ShardSet
 
 DDPM = [sys.executable, "-m", "workflows.cli", "train", "smoke"]
-NUM_PICTURES, SIZE, BATCH, LANES = 2000, 64, 64, 8
+NUM_PICTURES, SIZE, BATCH, LANES = 4000, 32, 32, 8
 NETWORK = {"base_channels": 32, "channel_mults": (1, 2, 2), "num_res_blocks": 1, "attention_resolutions": (16,)}
 TRAIN = {"global_batch": BATCH, "num_lanes": LANES, "precision": "fp32"}
 CHECKPOINT_EVERY, LOG_EVERY = 500, 10
