@@ -151,7 +151,7 @@ class Listener:
             while True:
                 self.previews.collect()
                 try:
-                    report: Report = self.reports.get(timeout=0.5)
+                    report: Report = self.reports.get(timeout=1)
                 except Empty:
                     if self._over.is_set():
                         return

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from .config import TrainStage
 
-REPORT_INTERVAL_S = 0.5
+REPORT_INTERVAL_S = 1.0
 
 
 class Recorder:

@@ -2,8 +2,8 @@
 
     python tests/bench/fit.py [--steps N] [--rounds N]
 
-The bare step trains on noisy batches that lie in memory, in this process, with as many threads as the job has in
-all. The job is `ddpm train` with everything on: Ray Train, loader, checkpoints, MLflow. Each has a turn in each round.
+The bare step trains on noisy batches that lie in memory, in this process. The job is `ddpm train` with everything on:
+Ray Train, loader, checkpoints, MLflow. Each has a turn in each round.
 """
 
 from __future__ import annotations
@@ -42,8 +42,19 @@ TRAIN = {"global_batch": BATCH, "num_lanes": LANES, "precision": "fp32"}
 CHECKPOINT_EVERY, LOG_EVERY = 500, 10
 WARM_UP = 20
 """steps, in which memory is laid out and caches fill"""
-JOBS = {"job, 1 worker of 2 threads": (1, 2), "job, 2 workers of 1 thread": (2, 1)}
-BARE = "bare step, 2 threads"
+JOBS = {
+    "job, 1 worker of 2 threads": (1, 2),
+    "job, 2 workers of 1 thread": (2, 1),
+    "job, 1 worker of 1 thread": (1, 1),
+}
+BARE = {"bare step, 2 threads": 2, "bare step, 1 thread": 1}
+PAIRS = [
+    ("job, 1 worker of 1 thread", "bare step, 1 thread"),
+    # Where the training has every core, Ray's twenty processes that wait take 13% of one, and a step waits for its
+    # slower thread. (With DDP, loader and prefetch but without Ray, a step takes the time of the bare one.)
+    ("job, 1 worker of 2 threads", "bare step, 2 threads"),
+    ("job, 2 workers of 1 thread", "job, 1 worker of 2 threads"),
+]
 
 
 def make_data(folder: Path) -> ShardSet:
@@ -59,8 +70,9 @@ def make_data(folder: Path) -> ShardSet:
     return commit_plan(plan, [make_shard(plan, shard, out) for shard in plan.shards], out)
 
 
-def bare(shards: ShardSet, steps: int) -> float:
+def bare(shards: ShardSet, steps: int, threads: int) -> float:
     """Images a second of the step alone."""
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     unet = UNet(UNetConfig(image_size=SIZE, image_channels=3, num_classes=0, **NETWORK))
     config, diffusion = TrainConfig(**TRAIN), Diffusion(DiffusionConfig())
@@ -127,33 +139,29 @@ class Job:
 
 
 def main() -> None:
-    """Rates in turns, then a start, a kill and a resume."""
+    """Rates in turns, what a checkpoint costs, then a start, a kill and a resume."""
     args = arguments(__doc__.splitlines()[0], steps=150, rounds=3)
     with TemporaryDirectory() as name:
         folder = Path(name)
         shards = make_data(folder)
-        rates: dict[str, list[float]] = {name: [] for name in (BARE, *JOBS)}
+        rates: dict[str, list[float]] = {name: [] for name in (*BARE, *JOBS)}
         waits = []
         for number in range(args.rounds):
-            rates[BARE].append(bare(shards, args.steps))
+            for name, threads in BARE.items():
+                rates[name].append(bare(shards, args.steps, threads))
             for job, (num_workers, threads) in JOBS.items():
-                done = Job(shards, folder / f"{num_workers}-{number}", num_workers, threads, args.steps).run()
+                done = Job(shards, folder / f"{num_workers}-{threads}-{number}", num_workers, threads, args.steps).run()
                 rates[job].append(done.rate)
                 waits += done.points("data_wait")[WARM_UP // LOG_EVERY :]
-        step_s = BATCH / statistics.median(rates[BARE])
+        rate = {name: statistics.median(found) for name, found in rates.items()}
         saving = checkpoint_cost(shards, folder, args.steps)
         starts = [("seconds", "in all", "command to launch", "to the worker", "to ready", "to the first step")]
         starts += [("start", *done.start()), ("resume", *resumed(shards, folder, args.steps).start())]
-    one, two = (statistics.median(rates[job]) for job in JOBS)
-    rows = [
-        ("ratio of images/s", ""),
-        ("job, 1 worker of 2 threads / bare step, 2 threads", f"{one / statistics.median(rates[BARE]):.3f}"),
-        ("job, 2 workers of 1 thread / job, 1 worker of 2 threads", f"{two / one:.3f}"),
-    ]
+    rows = [("ratio of images/s", ""), *((f"{a} / {b}", f"{rate[a] / rate[b]:.3f}") for a, b in PAIRS)]
     rows += [("data wait, share of the time", f"{statistics.median(waits):.4f}")]
-    share = saving / (CHECKPOINT_EVERY * step_s)
+    share = saving * rate["job, 1 worker of 2 threads"] / (CHECKPOINT_EVERY * BATCH)
     rows += [(f"a checkpoint every {CHECKPOINT_EVERY} steps, share of the time", f"{share:.5f} ({saving:.3f} s each)")]
-    images_per_s = [("images/s", ""), *((name, f"{statistics.median(r):.1f}") for name, r in rates.items())]
+    images_per_s = [("images/s", ""), *((name, f"{found:.1f}") for name, found in rate.items())]
     text = [
         f"{NUM_PICTURES} PNGs of {SIZE}x{SIZE}, batch {BATCH}, float32, a network of 32 channels; medians of "
         f"{args.rounds} rounds of {args.steps} steps.\n",
