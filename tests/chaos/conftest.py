@@ -1,37 +1,26 @@
 """What fails on purpose."""
 
-import importlib.util
-import sys
+import os
 from pathlib import Path
 
 import pytest
-
-
-def load(name):
-    """A module that lies beside the tests: they are not a package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def faulty():
-    """The module of the store that fails on request."""
-    return load("faulty_store")
-
-
-@pytest.fixture(scope="session")
-def two_hosts():
-    """The module of the hosts that can be lost."""
-    return load("two_hosts")
+from faulty_store import open_faulty_store
+from two_hosts import TwoHosts, why_not
 
 
 @pytest.fixture(scope="module")
-def store(faulty):
-    """That store, as what s3:// means in this process and in those that it starts."""
-    with faulty.open_faulty_store() as store, pytest.MonkeyPatch.context() as environment:
+def store():
+    """The store that fails on request, as what s3:// means in this process and in those that it starts."""
+    with open_faulty_store() as store, pytest.MonkeyPatch.context() as environment:
         for name, value in store.environment.items():
             environment.setenv(name, value)
         yield store
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    """Two hosts, on which no Ray runs yet."""
+    if reason := why_not():
+        pytest.skip(f"no network namespaces here: {reason}")
+    with TwoHosts(Path(f"/tmp/ddpm-hosts-{os.getpid()}")) as hosts:  # short: it is in the paths of sockets
+        yield hosts

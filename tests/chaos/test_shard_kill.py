@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from waiting import wait_for, wait_for_nodes
 
 from diffusion.data.plan import ShardConfig, make_plan
 from diffusion.data.shard_set import DATASET, commit_plan
@@ -87,17 +88,6 @@ def finish(process):
 
     assert process.returncode == 0, err
     return json.loads(out.splitlines()[-1])["digest"]
-
-
-def wait_for(condition, process):
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        if process.poll() is not None:
-            raise RuntimeError(f"it ended by itself: {process.stderr.read()}")
-        time.sleep(0.02)
-    raise TimeoutError
 
 
 def check_finished(task, out):
@@ -236,7 +226,7 @@ class Nodes:
         for dead in self.processes[1:]:
             dead.wait(timeout=LIMIT_S)  # Ray notices within seconds that its raylet is gone
         self.processes[1:] = [self._second()]
-        self.wait_for(2)
+        wait_for_nodes(self.address, 2)
 
     def _second(self):
         from workflows.local_ray import free_ports
@@ -248,17 +238,6 @@ class Nodes:
             if process.poll() is None:
                 return process
         raise TimeoutError
-
-    def wait_for(self, count):
-        """Until the cluster knows of so many living nodes."""
-        ask = f"import ray; ray.init('{self.address}'); print(sum(node['Alive'] for node in ray.nodes()))"
-        deadline = time.monotonic() + LIMIT_S
-        while time.monotonic() < deadline:
-            done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
-            if done.stdout.strip() == str(count):
-                return
-            time.sleep(0.5)
-        raise TimeoutError(done.stderr[-1000:])
 
     def raylet(self, number):
         """The process of a node that starts its workers."""

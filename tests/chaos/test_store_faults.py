@@ -9,6 +9,7 @@ from queue import SimpleQueue
 
 import numpy as np
 import pytest
+from faulty_store import Fault
 from PIL import Image
 
 from diffusion.data.plan import ShardConfig, make_plan, read_plan, source_fingerprint
@@ -167,44 +168,44 @@ def test_the_small_run_makes_calls_of_every_kind(unhindered):
     assert 100 <= len(unhindered.calls) <= 400
 
 
-def test_a_store_that_fails_at_some_calls_loses_doubles_and_refuses_nothing(suffering, unhindered, faulty):
+def test_a_store_that_fails_at_some_calls_loses_doubles_and_refuses_nothing(suffering, unhindered):
     some = enumerate(unhindered.calls[::CI_STRIDE])
-    faults = [faulty.Fault(TROUBLES[number % 3], call, lasting=number % 5 == 4) for number, call in some]
+    faults = [Fault(TROUBLES[number % 3], call, lasting=number % 5 == 4) for number, call in some]
     picture = next(call for call in unhindered.calls if call.name.startswith("GET source/"))
-    faults.append(faulty.Fault("cut", picture))
+    faults.append(Fault("cut", picture))
 
     assert suffering.all(faults) == []
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("how", TROUBLES)
-def test_a_store_that_fails_once_at_any_call_is_asked_again(how, suffering, unhindered, faulty):
-    faults = [faulty.Fault(how, call) for call in unhindered.calls]
+def test_a_store_that_fails_once_at_any_call_is_asked_again(how, suffering, unhindered):
+    faults = [Fault(how, call) for call in unhindered.calls]
 
     assert suffering.all(faults) == []
     assert [fault for fault, done, _ in suffering.outcomes if not done] == []
 
 
 @pytest.mark.chaos
-def test_a_store_that_fails_for_ever_from_any_call_on_loses_doubles_and_refuses_nothing(suffering, unhindered, faulty):
-    faults = [faulty.Fault(TROUBLES[n % 3], call, lasting=True) for n, call in enumerate(unhindered.calls)]
+def test_a_store_that_fails_for_ever_from_any_call_on_loses_doubles_and_refuses_nothing(suffering, unhindered):
+    faults = [Fault(TROUBLES[n % 3], call, lasting=True) for n, call in enumerate(unhindered.calls)]
 
     assert suffering.all(faults) == []
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "for ever"])
-def test_a_body_that_is_cut_short_is_never_taken_for_a_whole_one(lasting, suffering, unhindered, faulty):
-    faults = [faulty.Fault("cut", call, lasting) for call in unhindered.calls if call.name.startswith("GET")]
+def test_a_body_that_is_cut_short_is_never_taken_for_a_whole_one(lasting, suffering, unhindered):
+    faults = [Fault("cut", call, lasting) for call in unhindered.calls if call.name.startswith("GET")]
 
     assert suffering.all(faults) == []
     assert [done for _, done, _ in suffering.outcomes] == [not lasting] * len(faults)
 
 
 @pytest.mark.chaos
-def test_a_store_that_is_busy_for_ever_is_given_up_within_half_a_minute(suffering, unhindered, faulty):
+def test_a_store_that_is_busy_for_ever_is_given_up_within_half_a_minute(suffering, unhindered):
     call = next(call for call in unhindered.calls if call.name.startswith("GET source/"))
-    suffering.one(faulty.Fault("busy", call, lasting=True))
+    suffering.one(Fault("busy", call, lasting=True))
 
     assert suffering.longest < 30
 

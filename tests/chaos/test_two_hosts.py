@@ -1,40 +1,30 @@
 """`ddpm train` over two hosts: where its workers are changes nothing, and a host that is lost costs time only."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 import safetensors.torch
 import torch
+from faulty_store import open_faulty_store
+from smoke_training import DDPM, differing
+from two_hosts import BRIDGE_ADDRESS
+from waiting import LIMIT_S, wait_for
 
 pytestmark = pytest.mark.chaos
 
 STEPS = 160
 TRAIN = ["--steps", str(STEPS), "--checkpoint-every", "20", "--keep-checkpoints", "1", "--preview-every", "0"]
-DDPM = [sys.executable, "-m", "workflows.cli"]
-LIMIT_S = 300
-"""for a training, whatever happens to it"""
 DATA = "s3://data/smoke"
 
 
 @pytest.fixture(scope="module")
-def hosts(two_hosts):
-    if why_not := two_hosts.why_not():
-        pytest.skip(f"no network namespaces here: {why_not}")
-    with two_hosts.TwoHosts(Path(f"/tmp/ddpm-hosts-{os.getpid()}")) as hosts:  # short: it is in the paths of sockets
-        yield hosts
-
-
-@pytest.fixture(scope="module")
-def store(faulty, two_hosts, hosts):
+def store(hosts):
     """The store that both hosts reach."""
-    with faulty.open_faulty_store(two_hosts.BRIDGE_ADDRESS) as store, pytest.MonkeyPatch.context() as environment:
+    with open_faulty_store(BRIDGE_ADDRESS) as store, pytest.MonkeyPatch.context() as environment:
         for name, value in store.environment.items():
             environment.setenv(name, value)
         yield store
@@ -96,24 +86,6 @@ def unbroken(data, store, tmp_path_factory):
     return run.weights(), last_loss(done.stderr)
 
 
-def start(hosts, command):
-    """A driver, on the head."""
-    command = hosts.head.command(*command, "--address", hosts.address)
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=hosts.environment)
-
-
-def wait_for(condition, process):
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        if process.poll() is not None:
-            raise RuntimeError(f"it ended by itself: {process.communicate()[1]}")
-        time.sleep(0.05)
-    process.kill()
-    raise TimeoutError(process.communicate()[1])
-
-
 def finish(process):
     """Its exit code, and what it said."""
     try:
@@ -149,7 +121,7 @@ def distance(weights, others):
 
 def in_the_middle(run, hosts, *words):
     """The driver of a training that is under way on both hosts, and who trains on each."""
-    process = start(hosts, run.command(*words))
+    process = hosts.start_driver(run.command(*words))
     wait_for(lambda: run.keys(r"step-\d+/COMMIT"), process)
     return process, [trainers(host) for host in (hosts.head, hosts.second)]
 
@@ -164,7 +136,7 @@ def test_workers_on_two_hosts_make_the_weights_of_workers_on_one(ray, store, unb
     assert code == 0, said
     assert [len(found) for found in pids] == [1, 1]
     assert first in (pids[0] + pids[1])
-    assert all(weights[name].equal(value) for name, value in unbroken[0].items())
+    assert differing(weights, unbroken[0]) == []
 
 
 @pytest.mark.parametrize("how", ["kill", "cut"])
@@ -194,7 +166,7 @@ def test_a_training_of_fixed_size_says_what_a_lost_host_leaves_and_goes_on_when_
     seconds = time.monotonic() - began
     print(f"{seconds:.0f} s until it ended, saying {said.splitlines()[-1]}")
     ray.start_second()
-    again = finish(start(ray, run.command()))
+    again = finish(ray.start_driver(run.command()))
 
     assert code == 1
     assert "Traceback" not in said
@@ -203,4 +175,4 @@ def test_a_training_of_fixed_size_says_what_a_lost_host_leaves_and_goes_on_when_
     assert again[0] == 0, again[1]
     assert "going on from the checkpoint at step" in again[1]
     weights = run.weights()
-    assert all(weights[name].equal(value) for name, value in unbroken[0].items())
+    assert differing(weights, unbroken[0]) == []

@@ -15,13 +15,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from waiting import wait_for_nodes
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 BRIDGE, BRIDGE_ADDRESS = "ddpm-bridge", "10.77.0.254"
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
-LIMIT_S = 90
-"""for anything that is waited for"""
 
 
 def ip(words: str, check: bool = True) -> str:
@@ -140,6 +140,11 @@ class TwoHosts:
         self._start(self.second, "--num-cpus=1", f"--address={self.address}")
         self.wait_for(2)
 
+    def start_driver(self, command: list[str]) -> subprocess.Popen[str]:
+        """One of our commands on the head, as a driver of this Ray."""
+        words = self.head.command(*command, "--address", self.address)
+        return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=self.environment)
+
     def lose(self, host: Host, how: str) -> None:
         """Lose a host: `kill` all that runs there, or `cut` its link."""
         self.lost.append(host)
@@ -173,11 +178,4 @@ class TwoHosts:
 
     def wait_for(self, count: int) -> None:
         """Until the cluster knows of so many living nodes. Raises TimeoutError."""
-        ask = f"import ray; ray.init('{self.address}'); print(sum(node['Alive'] for node in ray.nodes()))"
-        command, deadline = self.head.command(sys.executable, "-c", ask), time.monotonic() + LIMIT_S
-        while time.monotonic() < deadline:
-            done = subprocess.run(command, capture_output=True, text=True, env=self.environment, check=False)
-            if done.stdout.strip() == str(count):
-                return
-            time.sleep(0.5)
-        raise TimeoutError(done.stderr[-1000:])
+        wait_for_nodes(self.address, count, self.head.command(), self.environment)
