@@ -3,7 +3,7 @@
     pytest -m chaos tests/chaos/test_train_troubles.py -k number_of_workers -s    # says where its losses are
     python tests/bench/elastic.py LOSSES.json
 
-The same samples make the same batches; only the order of sums differs, and training amplifies the last bits.
+The same samples make the same batches; only the order of sums differs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def draw(off: dict[int, float], workers: dict[int, int], file: Path) -> None:
         axes.text((begin + until) / 2, 0.02, f"W={num_workers}", transform=axes.get_xaxis_transform(), ha="center")
         begin = until
     axes.set(xlabel="step", ylabel="relative difference of the loss", xlim=(0, max(off)))
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend(loc="upper right", frameon=False)
     figure.savefig(file, dpi=110)
 
 

@@ -44,7 +44,7 @@ def loss_by_step(client):
 
 
 def test_the_loss_curve_is_the_same_while_the_number_of_workers_changes(data, cluster, tmp_path):
-    """Its later drift is what tests/bench/RESULTS.md shows: sums in another order, amplified by training."""
+    """Its later drift, of sums in another order, is what tests/bench/RESULTS.md shows."""
     steps, changes = 600, {75: 2, 150: 1, 225: 3, 600: 2}
     subprocess.run([*train(data, tmp_path / "unbroken", steps), f"--address={cluster.address}"], check=True)
     for until, num_workers in changes.items():
