@@ -3,19 +3,15 @@
 import json
 import re
 import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 from smoke_training import differing, final_weights, newest_step, shard_smoke, train_command
+from tracking_server import TrackingServer
 from waiting import LIMIT_S, wait_for
-
-from workflows.local_ray import free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
@@ -66,39 +62,6 @@ def test_the_loss_curve_is_the_same_while_the_number_of_workers_changes(data, cl
     assert changing.keys() == unbroken.keys() == set(range(1, steps + 1))
     assert max(off[step] for step in range(1, 301)) < 1e-4
     assert max(off.values()) > 0  # the workers did add up in another order
-
-
-class TrackingServer:
-    """A real MLflow server, which can go and come back with all that it knew."""
-
-    def __init__(self, folder):
-        self.port = free_ports(1)[0]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        store = [
-            "--backend-store-uri",
-            f"sqlite:///{folder}/mlflow.db",
-            "--artifacts-destination",
-            f"{folder}/artifacts",
-        ]
-        self.command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers=1", *store]
-        self.start()
-
-    def start(self):
-        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for(self._answers)
-
-    def _answers(self):
-        try:
-            return urllib.request.urlopen(f"{self.uri}/health", timeout=5)
-        except (urllib.error.URLError, OSError):
-            return None
-
-    def stop(self):
-        import psutil
-
-        for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
-            process.kill()
-        self.process.wait()
 
 
 def test_a_tracking_server_that_is_away_for_a_minute_stops_nothing_and_gets_all_points_later(data, cluster, tmp_path):

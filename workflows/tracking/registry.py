@@ -82,7 +82,13 @@ def log_model(
         if err.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     tags = {**tags, SAMPLER_TAG: json.dumps(sampler)}
-    made = tracker.client.create_model_version(name, logged.model_uri, run_id=run_id, tags=tags)
+    made = tracker.client.create_model_version(
+        name,
+        logged.model_uri,
+        run_id=run_id,
+        tags=tags,
+        model_id=logged.model_id,  # without it a server refuses
+    )
     return _version(made)
 
 
