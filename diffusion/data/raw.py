@@ -155,24 +155,19 @@ def raw_samples(shard_set: ShardSet, tar: TarStats, check: bool = True) -> Itera
     keys = rows.keys.to_pylist()
     try:
         for part in ranges(rows.offsets, rows.num_bytes):
-            indices = np.arange(part.start, part.stop)
-            start, length = span(rows, indices)
-            samples = cut(shard_set.folder.read_range(tar.name, start, length), start, rows, indices)
-            if check:
-                _check_all(samples, rows, indices)
-            for key, sample, label in zip(keys[part], samples, rows.labels[part].tolist(), strict=True):
+            start, length = span(rows, np.arange(part.start, part.stop))
+            data = shard_set.folder.read_range(tar.name, start, length)
+            offsets, sizes = (rows.offsets[part] - start).tolist(), rows.num_bytes[part].tolist()
+            said = zip(offsets, sizes, keys[part], rows.labels[part].tolist(), rows.digests[part].tolist(), strict=True)
+            # One at a time, while it is in the processor's cache: cutting all of 3 KB first takes three times as long.
+            for index, (offset, num_bytes, key, label, digest) in enumerate(said, part.start):
+                sample = data[offset : offset + num_bytes]
+                if check and hashlib.sha256(sample).digest() != digest:
+                    raise changed(index)
                 picture = {extension_of(sample): sample}
                 yield key, picture if label < 0 else {**picture, "cls": b"%d" % label}
     except (FileNotFoundError, Rejected) as err:
         raise not_as_said(shard_set, tar, err) from err
-
-
-def _check_all(samples: list[bytes], rows: Rows, indices: Int64[ndarray, "n"]) -> None:
-    """Raises Rejected for the first that does not have its sha256."""
-    found = b"".join([hashlib.sha256(sample).digest() for sample in samples])
-    if found != rows.digests[indices].tobytes():
-        wrong = np.flatnonzero(np.frombuffer(found, rows.digests.dtype) != rows.digests[indices])
-        raise changed(int(indices[wrong[0]]))
 
 
 def changed(index: int) -> Rejected:
