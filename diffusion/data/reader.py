@@ -128,7 +128,7 @@ class SampleReader:
         def decode_some(start: int, stop: int) -> None:
             height, width, channels = *self.shape[1:], self.shape[0]
             depth = max(1, STAGE_BYTES // (height * width * channels))
-            stage = np.empty((depth, height, width, channels), np.uint8)
+            stage = _off_32(depth, height, width, channels)
             for first in range(start, stop, depth):
                 some = positions[first : min(first + depth, stop)]
                 for position, pixels in zip(some, stage, strict=False):
@@ -145,3 +145,15 @@ class SampleReader:
             cuts = [len(positions) * i // threads for i in range(threads + 1)]
             list(pool.map(decode_some, cuts[:-1], cuts[1:]))
         return images, np.array([raws[position].label for position in positions], np.int64)
+
+
+def _off_32(*shape: int) -> UInt8[ndarray, "..."]:
+    """An array that lies 16 bytes off a multiple of 32.
+
+    Rows that lie on one are written by libjpeg-turbo around the cache (non-temporal stores, simd/x86_64/jdcolext-avx2),
+    and laying their channels apart fetches them from memory again: 33 us a picture of 64 px in place of 27.
+    """
+    num_bytes = int(np.prod(shape))
+    memory = np.empty(num_bytes + 32, np.uint8)
+    first = (16 - memory.ctypes.data) % 32
+    return memory[first : first + num_bytes].reshape(shape)
