@@ -208,8 +208,8 @@ def _signal_and_noise(alpha_bar: Float[Tensor, "b 1 1 1"], like: Tensor) -> tupl
 
 
 def to_unit_range(images: Int[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """uint8 pixels to float32 in [-1, 1]: x / 127.5 - 1."""
-    return images.float() / 127.5 - 1
+    """uint8 pixels to float32 in [-1, 1], x / 127.5 - 1, channel after channel in memory, whatever they came in."""
+    return images.contiguous().float() / 127.5 - 1
 
 
 def to_uint8(x: Float[Tensor, "b c h w"]) -> Int[Tensor, "b c h w"]:

@@ -36,6 +36,7 @@ class Batch:
     """of the run, from 0"""
     lanes: list[int]
     images: UInt8[Tensor, "b c h w"]
+    """channels last in memory (torch.channels_last)"""
     labels: Int64[Tensor, "b"] | None
 
 

@@ -246,7 +246,8 @@ def main() -> None:
     text = [
         f"{args.num} samples in tars of {PER_SHARD} on a local disk, in the page cache; {len(cores)} core(s) for each; "
         f"medians of {args.rounds} rounds in which each has a turn. Raw samples on one core: picture and label by key, "
-        f"in order. Batches: {BATCH} JPEGs of {SIDE} px, uint8 [b c h w], an epoch; windows (ours) and shuffle buffer "
+        f"in order. Batches: {BATCH} JPEGs of {SIDE} px, uint8 [b c h w] (ours channels last in memory, "
+        f"the others channels first), an epoch; windows (ours) and shuffle buffer "
         f"(webdataset) of {SHUFFLED}; ours checks every sum; the others' formats are made of the same files.\n",
         circumstances(("webdataset", "mosaicml-streaming", "litdata", "simplejpeg", "pillow", "torch")) + "\n",
         raw, "", decoded,

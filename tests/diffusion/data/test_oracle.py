@@ -92,7 +92,7 @@ def assert_equal(found, expected):
     assert len(found) == len(expected) > 0
     for (images, labels), (true_images, true_labels) in zip(found, expected, strict=True):
         assert images.dtype == torch.uint8
-        assert images.is_contiguous()
+        assert images.is_contiguous(memory_format=torch.channels_last)
         assert np.array_equal(images, true_images)
         assert labels.tolist() == true_labels
 
