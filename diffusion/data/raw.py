@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from jaxtyping import Int64
     from numpy import ndarray
 
+    from ..files import Folder
     from .block_cache import BlockCache
     from .shard_set import ShardSet
     from .shards import TarStats
 
-MAX_RANGE = 8 << 20  # bytes a read: an object store's best; what a read holds beside the samples that are cut of it
+LOCAL_RANGE = 1 << 20  # bytes a read at most: what a core's cache holds is cut up a fifth faster than 8 MiB
+REMOTE_RANGE = 8 << 20  # an object store's best
 MAX_GAP = 64 << 10  # bytes: reading over them is cheaper than another request
 
 
@@ -102,7 +104,7 @@ class RawReader:
         """Samples of one tar, by index, by as few reads as can be; shorter where the tar is."""
         found: list[bytes] = []
         try:
-            for part in ranges(rows.offsets[indices], rows.num_bytes[indices]):
+            for part in ranges(rows.offsets[indices], rows.num_bytes[indices], range_bytes(self.shard_set.folder)):
                 start, length = span(rows, indices[part])
                 found += cut(self._read_range(tar, start, length), start, rows, indices[part])
         except FileNotFoundError as err:
@@ -119,15 +121,20 @@ class RawReader:
         return self.cache.read_range(self.shard_set.folder, tar, start, length)
 
 
-def ranges(offsets: Int64[ndarray, "n"], num_bytes: Int64[ndarray, "n"]) -> list[slice]:
+def range_bytes(folder: Folder) -> int:
+    """The most to be read at once."""
+    return LOCAL_RANGE if folder.is_local else REMOTE_RANGE
+
+
+def ranges(offsets: Int64[ndarray, "n"], num_bytes: Int64[ndarray, "n"], most: int) -> list[slice]:
     """Which neighbours among samples in the order of their offsets are read together.
 
-    As many as lie within MAX_RANGE bytes without a gap of over MAX_GAP; a sample that is larger stands alone.
+    As many as lie within `most` bytes without a gap of over MAX_GAP; a sample that is larger stands alone.
     """
     starts, stops = offsets.tolist(), (offsets + num_bytes).tolist()
     cuts = [0]
     for i in range(1, len(starts)):
-        if stops[i] - starts[cuts[-1]] > MAX_RANGE or starts[i] - stops[i - 1] > MAX_GAP:
+        if stops[i] - starts[cuts[-1]] > most or starts[i] - stops[i - 1] > MAX_GAP:
             cuts.append(i)
     return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(starts)], strict=True)]
 
@@ -148,13 +155,13 @@ def raw_samples(shard_set: ShardSet, tar: TarStats, check: bool = True) -> Itera
     """Every sample of a tar, in order: its key, and its bytes by extension, as stock webdataset would give them.
 
     By the manifest's offsets, so no header is parsed: there is the picture and, where the sample has a label, `cls`;
-    what else an adopted tar may hold is passed over. Reads 8 MiB at a time. Raises ValueError, naming the tar, if a
-    sample is not what the manifest says; `check` = False believes it.
+    what else an adopted tar may hold is passed over. Raises ValueError, naming the tar, if a sample is not what the manifest
+    says; `check` = False believes it.
     """
     rows = read_rows(shard_set, tar)
     keys = rows.keys.to_pylist()
     try:
-        for part in ranges(rows.offsets, rows.num_bytes):
+        for part in ranges(rows.offsets, rows.num_bytes, range_bytes(shard_set.folder)):
             start, length = span(rows, np.arange(part.start, part.stop))
             data = shard_set.folder.read_range(tar.name, start, length)
             offsets, sizes = (rows.offsets[part] - start).tolist(), rows.num_bytes[part].tolist()

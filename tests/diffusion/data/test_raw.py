@@ -47,21 +47,24 @@ def copied(whole, tmp_path):
     return tmp_path / "copy", open_shard_set(Folder(tmp_path / "copy"))
 
 
-@given(st.lists(st.tuples(st.integers(0, 200_000), st.integers(0, 3 << 20)), min_size=1, max_size=60))
-def test_reads_cover_all_samples_in_order_within_their_bounds(gaps_and_sizes):
+@given(
+    st.lists(st.tuples(st.integers(0, 200_000), st.integers(0, 3 << 20)), min_size=1, max_size=60),
+    st.sampled_from([raw.LOCAL_RANGE, raw.REMOTE_RANGE]),
+)
+def test_reads_cover_all_samples_in_order_within_their_bounds(gaps_and_sizes, most):
     sizes = np.array([size for _, size in gaps_and_sizes])
     offsets = np.cumsum([gap for gap, _ in gaps_and_sizes]) + np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    parts = ranges(offsets, sizes)
+    parts = ranges(offsets, sizes, most)
 
     assert [i for part in parts for i in range(len(sizes))[part]] == list(range(len(sizes)))
     for part in parts:
         starts, stops = offsets[part], (offsets + sizes)[part]
-        assert stops[-1] - starts[0] <= raw.MAX_RANGE or len(starts) == 1
+        assert stops[-1] - starts[0] <= most or len(starts) == 1
         assert (starts[1:] - stops[:-1] <= raw.MAX_GAP).all()
     for part, following in pairwise(parts):
         first = offsets[following.start]
         too_far = first - (offsets + sizes)[part.stop - 1] > raw.MAX_GAP
-        assert too_far or (offsets + sizes)[following.start] - offsets[part.start] > raw.MAX_RANGE
+        assert too_far or (offsets + sizes)[following.start] - offsets[part.start] > most
 
 
 def test_a_window_is_fetched_by_one_read_of_each_tar_that_it_lies_in(whole):
@@ -116,7 +119,7 @@ def test_raw_samples_without_labels_have_none(write_pictures, make_set, tmp_path
 
 def test_raw_samples_longer_than_one_read(whole, monkeypatch):
     expected = list(raw_samples(whole, whole.tars[0]))
-    monkeypatch.setattr(raw, "MAX_RANGE", 3000)
+    monkeypatch.setattr(raw, "LOCAL_RANGE", 3000)
 
     assert list(raw_samples(whole, whole.tars[0])) == expected
 
