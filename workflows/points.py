@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from .progress import say
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 TRY_AGAIN_AFTER_S = 5.0
 PATIENCE_S = 300.0
+SILENCE_S = 15.0
+"""after which the user is told: MLflow's client asks a server that is away for two minutes before it gives up"""
 MAX_AT_ONCE = 30
 """MLflow takes 1,000 metrics in a call"""
 
@@ -31,9 +34,13 @@ class Points:
         deliver: Callable[[list[Report]], None],
         try_again_after_s: float = TRY_AGAIN_AFTER_S,
         patience_s: float = PATIENCE_S,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self.deliver, self.try_again_after_s, self.patience_s = deliver, try_again_after_s, patience_s
+        self.silence_s = silence_s
         self._waiting: list[Report] = []
+        self._waiting_since = 0.0
+        self._told = False
         self._news = threading.Condition()
         self._over = False
         self._thread = threading.Thread(target=self._run, name="points", daemon=True)
@@ -41,8 +48,18 @@ class Points:
     def add(self, report: Report) -> None:
         """Take a report; returns at once."""
         with self._news:
+            if not self._waiting:
+                self._waiting_since = time.monotonic()
             self._waiting.append(report)
             self._news.notify()
+            if time.monotonic() - self._waiting_since > self.silence_s:
+                self._tell(f"no answer for {self.silence_s:g} s")
+
+    def _tell(self, why: str) -> None:
+        """Say once why nothing arrives, until something does."""
+        if not self._told:
+            say(f"train: MLflow cannot be told how it goes, and will be later: {why}")
+        self._told = True
 
     def __enter__(self) -> Points:
         self._thread.start()
@@ -70,12 +87,11 @@ class Points:
             try:
                 self.deliver(some)
             except Exception as err:  # noqa: BLE001 - a tracking server's troubles are of any kind, and none is ours
-                if not failed:
-                    say(
-                        f"train: MLflow cannot be told how it goes, and will be later: {str(err).splitlines()[0][:200]}"
-                    )
+                with self._news:
+                    self._tell((str(err).strip() or type(err).__name__).splitlines()[0][:200])
                 failed = True
                 continue
             failed = False
             with self._news:
                 del self._waiting[: len(some)]
+                self._waiting_since, self._told = time.monotonic(), False

@@ -155,8 +155,8 @@ def raw_samples(shard_set: ShardSet, tar: TarStats, check: bool = True) -> Itera
     """Every sample of a tar, in order: its key, and its bytes by extension, as stock webdataset would give them.
 
     By the manifest's offsets, so no header is parsed: there is the picture and, where the sample has a label, `cls`;
-    what else an adopted tar may hold is passed over. Raises ValueError, naming the tar, if a sample is not what the manifest
-    says; `check` = False believes it.
+    what else an adopted tar may hold is passed over. Raises ValueError, naming the tar, if a sample is not what the
+    manifest says; `check` = False believes it.
     """
     rows = read_rows(shard_set, tar)
     keys = rows.keys.to_pylist()
@@ -165,7 +165,8 @@ def raw_samples(shard_set: ShardSet, tar: TarStats, check: bool = True) -> Itera
             start, length = span(rows, np.arange(part.start, part.stop))
             data = shard_set.folder.read_range(tar.name, start, length)
             offsets, sizes = (rows.offsets[part] - start).tolist(), rows.num_bytes[part].tolist()
-            said = zip(offsets, sizes, keys[part], rows.labels[part].tolist(), rows.digests[part].tolist(), strict=True)
+            labels, digests = rows.labels[part].tolist(), rows.digests[part].tolist()
+            said = zip(offsets, sizes, keys[part], labels, digests, strict=True)
             # One at a time, while it is in the processor's cache: cutting all of 3 KB first takes three times as long.
             for index, (offset, num_bytes, key, label, digest) in enumerate(said, part.start):
                 sample = data[offset : offset + num_bytes]

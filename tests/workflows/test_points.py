@@ -10,13 +10,13 @@ from workflows.training_spec import Report
 class Server:
     """Keeps the steps that it is told of; away for so many calls."""
 
-    def __init__(self, away=0):
-        self.away, self.steps, self.calls = away, [], 0
+    def __init__(self, away=0, said="nobody answers"):
+        self.away, self.said, self.steps, self.calls = away, said, [], 0
 
     def deliver(self, reports):
         self.calls += 1
         if self.calls <= self.away:
-            raise ConnectionError("nobody answers")
+            raise ConnectionError(self.said)
         self.steps += [report.step for report in reports]
 
 
@@ -54,6 +54,15 @@ def test_what_a_server_that_is_away_could_not_take_arrives_later_and_the_user_is
     assert capsys.readouterr().err.count("MLflow cannot be told how it goes, and will be later: nobody answers") == 1
 
 
+def test_an_error_without_a_word_loses_nothing_either(capsys):
+    server = Server(away=2, said="")
+    with Points(server.deliver, try_again_after_s=0.01) as points:
+        points.add(Report(1, {"loss": 1.0}))
+
+    assert server.steps == [1]
+    assert "will be later: ConnectionError" in capsys.readouterr().err
+
+
 def test_a_server_that_hangs_holds_nobody_up():
     answer = threading.Event()
     with Points(lambda some: answer.wait(10), patience_s=20) as points:
@@ -64,6 +73,17 @@ def test_a_server_that_hangs_holds_nobody_up():
         answer.set()
 
     assert took < 1
+
+
+def test_the_user_is_told_once_of_a_server_that_only_hangs(capsys):
+    answer = threading.Event()
+    with Points(lambda some: answer.wait(10), patience_s=20, silence_s=0.05) as points:
+        for report in reports(20):
+            points.add(report)
+            time.sleep(0.01)
+        answer.set()
+
+    assert capsys.readouterr().err.count("MLflow cannot be told how it goes, and will be later: no answer for") == 1
 
 
 def test_points_that_nobody_takes_to_the_end_are_counted_for_the_user(capsys):
