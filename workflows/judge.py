@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from diffusion.data.loader import SampleReader
-from diffusion.metrics import frechet_distance, moments, nearest, thumbnails
+from diffusion.metrics.frechet import frechet_distance, moments
+from diffusion.metrics.pixels import nearest, thumbnails
 
 if TYPE_CHECKING:
     from jaxtyping import Int64, UInt8

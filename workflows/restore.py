@@ -19,7 +19,7 @@ from diffusion.data.pictures import FolderPictures, Pictures, open_pictures, rea
 from diffusion.data.shard_set import DATASET
 from diffusion.files import Folder
 from diffusion.grid import image_grid
-from diffusion.metrics import psnr
+from diffusion.metrics.pixels import psnr
 from diffusion.restore import RestoreConfig, damaged, restore_images
 from diffusion.seeding import generator, key
 from diffusion.settings import narrowed

@@ -36,7 +36,8 @@ from diffusion.data.loader import Batch
 from diffusion.data.order import EpochOrder
 from diffusion.data.sources import DigitsSource
 from diffusion.grid import image_grid
-from diffusion.metrics import Moments, frechet_distance, moments, thumbnails
+from diffusion.metrics.frechet import Moments, frechet_distance, moments
+from diffusion.metrics.pixels import thumbnails
 from diffusion.noisy import draw_noise
 from diffusion.process import Diffusion, DiffusionConfig
 from diffusion.sampling import SamplerConfig, sample_images

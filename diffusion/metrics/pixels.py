@@ -1,15 +1,10 @@
-"""How good samples are, from pixels alone: how like the data as a whole, how like its labels, and not copies.
-
-Mended pictures are measured against what they were (`psnr`).
-"""
+"""What pixels alone tell: thumbnails as features, the nearest picture of others, and how well one was mended."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -20,34 +15,6 @@ if TYPE_CHECKING:
 
 THUMBNAIL = 8
 EXACT = "donot_use_mm_for_euclid_dist"
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean [d] and covariance [d, d] of n feature vectors, float64."""
-
-    num_samples: int
-    mean: Float64[ndarray, "d"]
-    covariance: Float64[ndarray, "d d"]
-
-
-def moments(features: Float[ndarray, "n d"]) -> Moments:
-    """Raises ValueError for fewer than two vectors, which have no covariance."""
-    if len(features) < 2:
-        raise ValueError(f"a covariance needs at least 2 samples, got {len(features)}")
-    return Moments(len(features), features.mean(axis=0), np.cov(features, rowvar=False).reshape(features.shape[1], -1))
-
-
-def frechet_distance(a: Moments, b: Moments) -> float:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), the distance behind FID (Dowson & Landau 1982).
-
-    The trace of the root is taken from the eigenvalues of C_a^(1/2) C_b C_a^(1/2), which is symmetric.
-    """
-    values, vectors = np.linalg.eigh(a.covariance)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    trace_of_root = np.sqrt(np.linalg.eigvalsh(root @ b.covariance @ root).clip(0)).sum()
-    difference = a.mean - b.mean
-    return float(difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2 * trace_of_root)
 
 
 def thumbnails(images: UInt8[Tensor, "n c h w"]) -> Float64[ndarray, "n d"]:
