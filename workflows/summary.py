@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from .storage import Environment
     from .tracking import ModelVersion
 
-METRICS = {
-    "nearest_label_agreement": "{:.1%} are nearest to a training picture of the label asked for",
-    "nearest_distance_ratio": "{:.2f} times as far from the training pictures as held-out real ones (0: copies)",
-    "frechet_thumbnails": "{:.3f} Fréchet distance to them (8x8 thumbnails; lower is better)",
-    "frechet_thumbnails_held_out": "{:.3f} is that of held-out real pictures",
-}
+METRICS = (
+    "{nearest_label_agreement:.1%} are nearest to a training picture of the label asked for",
+    "{nearest_distance_ratio:.2f} times as far from the training pictures as held-out real ones (0: copies)",
+    "{frechet_thumbnails:.3f} Fréchet distance to them (8x8 thumbnails; lower is better); other samples: "
+    "{frechet_thumbnails_low:.3f} to {frechet_thumbnails_high:.3f}",
+    "{frechet_thumbnails_held_out:.3f} is that of held-out real pictures",
+    "{precision_thumbnails:.1%} are among them, {recall_thumbnails:.1%} of them among the samples (precision, recall)",
+)
+"""what people read of a sample run's metrics, a line each, where it has them"""
 
 
 def show_run(result: RunResult, environment: Environment) -> None:
@@ -96,7 +100,10 @@ def show_restored(restored: RestoreRun) -> dict[str, Any]:
 
 def metric_rows(metrics: dict[str, float]) -> dict[str, str]:
     """How good the samples are, a line a metric, with how many samples that is of."""
-    lines = [text.format(metrics[name]) for name, text in METRICS.items() if name in metrics]
+    lines = []
+    for text in METRICS:
+        with suppress(KeyError):
+            lines.append(text.format(**metrics))
     return {f"of {metrics['n']:.0f}": "\n".join(lines)} if lines else {}
 
 

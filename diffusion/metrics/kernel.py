@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..seeding import generator
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64
     from numpy import ndarray
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 SUBSET = 1000
 """vectors of either side at a time, as is usual: a kernel matrix has their number squared"""
 SUBSETS_AT_LEAST = 10
+SAMPLES_AT_LEAST = 2 * SUBSETS_AT_LEAST
 
 
 class KernelDistance(NamedTuple):
@@ -25,15 +28,16 @@ class KernelDistance(NamedTuple):
 def kernel_distance(samples: Float[ndarray, "n d"], reals: Float[ndarray, "m d"]) -> KernelDistance:
     """KID over disjoint subsets of up to 1,000 vectors of either side, at least ten (Bińkowski et al. 2018).
 
-    Subsets are taken in order: the vectors have to be in no order that means something. Raises ValueError for fewer
-    than twenty vectors on a side.
+    Vectors are dealt to subsets at random, always in the same way: in samples whose classes take turns, neighbours
+    are less alike than chance would have them. Raises ValueError for fewer than twenty vectors on a side.
     """
     num = min(len(samples), len(reals))
     size = min(SUBSET, num // SUBSETS_AT_LEAST)
-    if size < 2:
-        raise ValueError(f"a kernel distance needs at least {2 * SUBSETS_AT_LEAST} samples on either side, got {num}")
-    starts = range(0, num - size + 1, size)
-    found = [squared_mmd(samples[start : start + size], reals[start : start + size]) for start in starts]
+    if num < SAMPLES_AT_LEAST:
+        raise ValueError(f"a kernel distance needs at least {SAMPLES_AT_LEAST} samples on either side, got {num}")
+    dealt = [generator(0, "kernel", lane=lane).permutation(len(side)) for lane, side in enumerate((samples, reals))]
+    parts = [slice(start, start + size) for start in range(0, num - size + 1, size)]
+    found = [squared_mmd(samples[dealt[0][part]], reals[dealt[1][part]]) for part in parts]
     return KernelDistance(float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(len(found))))
 
 

@@ -28,7 +28,16 @@ def test_the_run_ends_with_a_champion_samples_and_their_metrics(whole):
     assert whole["champion"]
     assert whole["reused"] == []
     assert whole["metrics"]["n"] == 40
-    assert np.isfinite(whole["metrics"]["frechet_thumbnails"])
+    assert np.isfinite(list(whole["metrics"].values())).all()
+
+
+def test_its_metrics_say_how_sure_they_are(whole):
+    metrics = whole["metrics"]
+
+    assert metrics["frechet_thumbnails_low"] < metrics["frechet_thumbnails"] < metrics["frechet_thumbnails_high"]
+    assert metrics["kernel_thumbnails_error"] > 0
+    assert 0 <= metrics["precision_thumbnails"] <= 1
+    assert 0 <= metrics["recall_thumbnails"] <= 1
 
 
 def test_the_same_run_again_reuses_every_stage_in_seconds(ddpm, whole, storage):

@@ -36,10 +36,26 @@ def test_it_is_the_mean_over_pairs_of_different_vectors(seed, num, others):
 
 
 def test_the_distance_is_the_mean_of_that_of_disjoint_subsets_with_its_standard_error():
+    same = np.tile(normal(1, 0), (250, 1)), np.tile(normal(1, 1), (300, 1))  # all subsets alike, however dealt
     a, b = normal(250, 0), normal(300, 1)
-    parts = [squared_mmd(a[start : start + 25], b[start : start + 25]) for start in range(0, 250, 25)]
+    found = [kernel_distance(a, b), kernel_distance(a[::-1].copy(), b)]
 
-    assert kernel_distance(a, b) == pytest.approx((np.mean(parts), np.std(parts, ddof=1) / np.sqrt(10)))
+    assert kernel_distance(*same) == pytest.approx((squared_mmd(same[0][:25], same[1][:25]), 0), abs=1e-9)
+    assert abs(found[0].value - squared_mmd(a, b)) < 3 * found[0].standard_error
+    assert found[0] == kernel_distance(a, b) != found[1]
+
+
+def test_samples_whose_classes_take_turns_are_not_closer_for_it():
+    classes = 20 * np.eye(10)[np.arange(2000) % 10]
+    found = [
+        kernel_distance(
+            classes + normal(2000, seed, dimensions=10),
+            np.random.default_rng(seed).permutation(classes) + normal(2000, seed + 99, dimensions=10),
+        )
+        for seed in range(5)
+    ]
+
+    assert np.mean([d.value for d in found]) > -2 * np.mean([d.standard_error for d in found])
 
 
 def test_of_sets_of_one_distribution_it_is_zero_within_three_standard_errors_as_often_as_it_should_be():
