@@ -19,13 +19,14 @@ from diffusion.sampling import SamplerConfig, sample_images
 from diffusion.seeding import image_seeds
 from diffusion.settings import narrowed
 
+from .card import model_card
 from .cluster import connected, make_missing
 from .config import to_plain
 from .drawing import ModelFiles, Part, check_sampler, lineage_tags, loaded, model_files, parts_of
 from .judge import judge, read_images
 from .progress import say
 from .storage import check_storage, locked
-from .tracking import ModelVersion, TrackedRun, Tracker
+from .tracking import ModelVersion, TrackedRun, Tracker, describe
 
 if TYPE_CHECKING:
     from diffusion.checkpoint import Model
@@ -82,7 +83,7 @@ def run(config: Config, environment: Environment, model: ModelVersion) -> Sample
             shards = _draw(config.sample, environment, files, folder)
             tracker.log_metrics(run_id, {"images_per_s": config.sample.num / (time.monotonic() - started)})
             folder.write_json("config.json", to_plain(config))
-            _log_pictures(tracker, run_id, shards, model)
+            _log_pictures(tracker, run_id, shards, files)
         return SampleRun(folder, tracker.run(run_id))
 
 
@@ -156,15 +157,16 @@ def _draw_part(part: Part, common: _Request) -> ShardReport:
     return draw_part(part, common.stage, loaded(common.model), common.model.version.uri, Folder(common.out_uri))
 
 
-def _log_pictures(tracker: Tracker, run_id: str, shards: ShardSet, model: ModelVersion) -> None:
-    """The grid, the shard set and the metrics into MLflow."""
+def _log_pictures(tracker: Tracker, run_id: str, shards: ShardSet, model: ModelFiles) -> None:
+    """The grid, the shard set and the metrics into MLflow, and onto the model's own page."""
     images, _ = read_images(shards, "train")
     num_columns = grid_columns(len(shards.classes))
     scale = max(1, GRID_PIXELS // (num_columns * shards.image_size))
     grid = encode_png(image_grid(images[:GRID_IMAGES], num_columns, scale))
     try:
-        data = open_shard_set(Folder(model.tags["ddpm.dataset_uri"]))
-        tracker.log_metrics(run_id, judge(shards, data))
+        metrics = judge(shards, open_shard_set(Folder(model.version.tags["ddpm.dataset_uri"])))
+        tracker.log_metrics(run_id, metrics, model_id=model.version.model_id)
+        describe(tracker, model.version, model_card(model.version, loaded(model), metrics), grid)
     except FileNotFoundError as err:
         say(f"samples: not judged, the training data cannot be read: {err}")
     with TemporaryDirectory() as temporary:

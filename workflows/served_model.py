@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -34,11 +35,18 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow is
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002 - MLflow's signature
         """A PNG for each row; row by row the same for a seed alone or among others.
 
-        Without a `label` column a class-conditional model draws any class. Raises ValueError for impossible values.
+        Without a `label` column a class-conditional model draws any class. Raises MlflowException for impossible
+        values, which a server answers with status 400 and what is wrong.
         """
+        try:
+            return self._draw(model_input, params or {})
+        except ValueError as err:
+            raise MlflowException.invalid_parameter_value(str(err)) from err
+
+    def _draw(self, model_input: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
         num_classes = self.model.unet.config.num_classes
         seeds = [int(seed) for seed in model_input["seed"]]
-        settings = {**self.model.sampler, **(params or {})}
+        settings = {**self.model.sampler, **params}
         labels = None
         if "label" in model_input:
             labels = [int(label) for label in model_input["label"]]

@@ -6,8 +6,9 @@ import os
 import shlex
 import shutil
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from .metric_lines import metric_lines
 
 if TYPE_CHECKING:
     from diffusion.data.shard_set import ShardSet
@@ -17,16 +18,6 @@ if TYPE_CHECKING:
     from .sample import SampleRun
     from .storage import Environment
     from .tracking import ModelVersion
-
-METRICS = (
-    "{nearest_label_agreement:.1%} are nearest to a training picture of the label asked for",
-    "{nearest_distance_ratio:.2f} times as far from the training pictures as held-out real ones (0: copies)",
-    "{frechet_thumbnails:.3f} Fréchet distance to them (8x8 thumbnails; lower is better); other samples: "
-    "{frechet_thumbnails_low:.3f} to {frechet_thumbnails_high:.3f}",
-    "{frechet_thumbnails_held_out:.3f} is that of held-out real pictures",
-    "{precision_thumbnails:.1%} are among them, {recall_thumbnails:.1%} of them among the samples (precision, recall)",
-)
-"""what people read of a sample run's metrics, a line each, where it has them"""
 
 
 def show_run(result: RunResult, environment: Environment) -> None:
@@ -100,10 +91,7 @@ def show_restored(restored: RestoreRun) -> dict[str, Any]:
 
 def metric_rows(metrics: dict[str, float]) -> dict[str, str]:
     """How good the samples are, a line a metric, with how many samples that is of."""
-    lines = []
-    for text in METRICS:
-        with suppress(KeyError):
-            lines.append(text.format(**metrics))
+    lines = metric_lines(metrics)
     return {f"of {metrics['n']:.0f}": "\n".join(lines)} if lines else {}
 
 

@@ -5,27 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from diffusion.checkpoint import Checkpoint, Model, load_weights, save_model
 from diffusion.data.order import EpochOrder
+from diffusion.diffusers_format import export_diffusers
 from diffusion.process import Diffusion
 from diffusion.sampling import SamplerConfig
 from diffusion.settings import narrowed
 from diffusion.train_config import Precision, TrainConfig, resolve_precision
 from diffusion.unet import UNet, UNetConfig
 
+from .card import model_card
 from .checkpoints import newest_checkpoint
 from .config import to_plain
 from .progress import say
 from .storage import JobFailed, check_storage, locked
-from .tracking import CANDIDATE, ModelVersion, Tracker, log_model, model_version, set_alias
+from .tracking import CANDIDATE, ModelVersion, Tracker, describe, log_model, model_version, set_alias
 from .training_spec import Report, TrainingSpec
 
 if TYPE_CHECKING:
@@ -132,11 +136,20 @@ def _register(
 
 
 def register(tracker: Tracker, run_id: str, name: str, model: Model, tags: dict[str, str]) -> ModelVersion:
-    """A model as a new version of `name` in the registry, made by this run, with the alias `candidate`."""
+    """A model as a new version of `name` in the registry, made by this run, with the alias `candidate` and a card.
+
+    Among its files is a folder `diffusers`, unless diffusers cannot have such a network.
+    """
     files: dict[str, bytes] = {}
     save_model(files.__setitem__, model)
     tags = {**tags, "ddpm.weights_sha256": hashlib.sha256(files["model.safetensors"]).hexdigest()}
-    version = log_model(tracker, run_id, name, files, model.sampler, tags)
+    theirs: dict[str, bytes] = {}
+    with suppress(ValueError):
+        export_diffusers(theirs.__setitem__, model)
+    files |= {f"diffusers/{file}": data for file, data in theirs.items()}
+    rows = pd.DataFrame({"seed": [0, 1], "label": [0, 1]} if model.classes else {"seed": [0, 1]})
+    version = log_model(tracker, run_id, name, files, model.sampler, tags, rows)
+    describe(tracker, version, model_card(version, model))
     set_alias(tracker, version, CANDIDATE, {})
     return version
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow_servers import TrackingServer
 from safetensors.torch import load_file
 from smoke_training import differing, final_weights, newest_step, shard_smoke, train_command
-from tracking_server import TrackingServer
 from waiting import LIMIT_S, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]

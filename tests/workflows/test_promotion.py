@@ -7,7 +7,7 @@ from workflows.tracking import ModelVersion
 def version(number, digest="d1", measured=None):
     tags = {"ddpm.dataset_digest": digest}
     return ModelVersion(
-        "m", str(number), "run", tags if measured is None else {**tags, "ddpm.frechet_thumbnails": measured}
+        "m", str(number), "run", tags if measured is None else {**tags, "ddpm.frechet_thumbnails": measured}, "m-1"
     )
 
 

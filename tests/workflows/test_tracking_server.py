@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tracking_server import TrackingServer
+from mlflow_servers import TrackingServer
 
 from diffusion.data.shard_set import open_shard_set
 from diffusion.files import Folder

@@ -20,6 +20,8 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 import diffusion
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .runs import Tracker
 
 SERVED_MODEL = Path(__file__).parent.parent / "served_model.py"
@@ -41,6 +43,8 @@ class ModelVersion:
     version: str
     run_id: str
     tags: dict[str, str]
+    model_id: str
+    """of what was logged, which the version is a name of"""
 
     @property
     def uri(self) -> str:
@@ -54,26 +58,35 @@ class ModelVersion:
 
 
 def log_model(
-    tracker: Tracker, run_id: str, name: str, files: dict[str, bytes], sampler: dict[str, Any], tags: dict[str, str]
+    tracker: Tracker,
+    run_id: str,
+    name: str,
+    files: dict[str, bytes],
+    sampler: dict[str, Any],
+    tags: dict[str, str],
+    rows: pd.DataFrame,
 ) -> ModelVersion:
-    """Log what `save_model` wrote as a pyfunc of the training run, and register it as a version of `name`.
+    """Log a model's files, by path, as a pyfunc of the training run, and register it as a version of `name`.
 
-    `sampler` are the defaults of `predict`'s parameters.
+    `sampler` are the defaults of `predict`'s parameters; `rows` an example of its input, which MLflow draws at once to
+    see that the model serves.
     """
     with tempfile.TemporaryDirectory() as temporary:
         package = _package(Path(temporary))
         folder = Path(temporary) / "model"
         folder.mkdir()
         for file_name, data in {**files, "package.txt": f"{package.name}\n".encode()}.items():
+            (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
             (folder / file_name).write_bytes(data)
         with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it asks for an input example and type hints: the signature says it all
+            warnings.simplefilter("ignore")  # it asks for type hints: the signature says it all
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(SERVED_MODEL),
                 code_paths=[str(package)],
                 artifacts={"model": str(folder)},
                 signature=_signature(sampler),
+                input_example=rows,
                 pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
             )
     try:
@@ -90,6 +103,16 @@ def log_model(
         model_id=logged.model_id,  # without it a server refuses
     )
     return _version(made)
+
+
+def describe(tracker: Tracker, model: ModelVersion, card: str, grid: bytes = b"") -> None:
+    """Put a card (Markdown) on a version's page, and a picture of samples (PNG) beside what was logged as the model."""
+    tracker.client.update_model_version(model.name, model.version, card)
+    if grid:
+        with tempfile.TemporaryDirectory() as temporary:
+            file = Path(temporary) / "samples.png"
+            file.write_bytes(grid)
+            tracker.client.log_model_artifact(model.model_id, str(file))
 
 
 def set_alias(tracker: Tracker, model: ModelVersion, alias: str, tags: dict[str, str]) -> None:
@@ -154,7 +177,8 @@ def _signature(sampler: dict[str, Any]) -> ModelSignature:
 
 
 def _version(made: Any) -> ModelVersion:
-    return ModelVersion(made.name, str(made.version), str(made.run_id), dict(made.tags))
+    model_id = made.source.removeprefix("models:/")  # MLflow 3.17 leaves the field of that name empty
+    return ModelVersion(made.name, str(made.version), str(made.run_id), dict(made.tags), model_id)
 
 
 def _known(tracker: Tracker, name: str) -> str:

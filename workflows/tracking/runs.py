@@ -122,17 +122,17 @@ class Tracker:
         except MlflowException:
             raise ValueError(f"run must be the id of a run in {self.uri}, got {run_id!r}") from None
 
-    def log_metrics(self, run_id: str, values: dict[str, float], step: int = 0) -> None:
-        """One call for all of a step's values, as of now."""
-        self.log_points(run_id, [(values, step, time.time())])
+    def log_metrics(self, run_id: str, values: dict[str, float], step: int = 0, model_id: str = "") -> None:
+        """One call for all of a step's values, as of now; with a `model_id`, they are that model's, too."""
+        self.log_points(run_id, [(values, step, time.time())], model_id)
 
-    def log_points(self, run_id: str, points: list[tuple[dict[str, float], int, float]]) -> None:
+    def log_points(self, run_id: str, points: list[tuple[dict[str, float], int, float]], model_id: str = "") -> None:
         """Values of several steps in one call: names and values, the step, and when, in seconds since 1970.
 
         At most 1,000 values, MLflow's own limit.
         """
         metrics = [
-            Metric(name, value, int(seconds * 1000), step)
+            Metric(name, value, int(seconds * 1000), step, model_id=model_id or None)
             for values, step, seconds in points
             for name, value in values.items()
         ]

@@ -1,0 +1,87 @@
+"""What somebody finds who opens the champion's page in MLflow: a card whose code runs, its numbers, its pictures."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def client(whole, storage):
+    assert whole["champion"]
+    return MlflowClient(f"sqlite:///{storage}/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def version(client):
+    return client.get_model_version_by_alias("smoke", "champion")
+
+
+@pytest.fixture(scope="module")
+def model_id(version):
+    return version.source.removeprefix("models:/")
+
+
+@pytest.fixture(scope="module")
+def files(client, model_id, tmp_path_factory):
+    """What was logged as the model."""
+    mlflow.set_tracking_uri(client.tracking_uri)
+    folder = tmp_path_factory.mktemp("model")
+    mlflow.artifacts.download_artifacts(f"models:/{model_id}", dst_path=str(folder))
+    return folder
+
+
+def test_the_card_says_what_the_model_was_made_of_and_how_good_it_is(version, whole):
+    card = version.description
+
+    assert card.startswith("# smoke, version 1\n")
+    assert f"digest `{whole['digest']}`, at `{whole['data']}`" in card
+    assert f"training run | `{version.run_id}`" in card
+    assert version.tags["ddpm.weights_sha256"] in card
+    assert "Of 40 samples" in card
+    assert f"{whole['metrics']['frechet_thumbnails']:.3f} Fréchet distance" in card
+
+
+def test_the_code_on_the_card_runs(version, files, client, tmp_path):
+    ours, theirs = re.findall(r"```python\n(.*?)```", version.description, re.DOTALL)
+    (model,) = files.glob("**/diffusers")
+    script = f"{ours}\nopen('ours.png', 'wb').write(pictures[0])\n{theirs}\nassert x.shape == (1, 1, 8, 8)\n"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": client.tracking_uri, "HF_HUB_OFFLINE": "1"}
+    (tmp_path / "diffusers").symlink_to(model)
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+
+    with Image.open(tmp_path / "ours.png") as drawn:
+        assert drawn.size == (8, 8)
+
+
+def test_the_metrics_are_the_models_too(client, model_id, whole):
+    logged = {metric.key: metric.value for metric in client.get_logged_model(model_id).metrics}
+
+    assert whole["metrics"].items() >= logged.items()
+    assert {"n", "frechet_thumbnails", "precision_thumbnails"} <= logged.keys()
+
+
+def test_a_grid_of_samples_lies_beside_the_weights(files, whole):
+    with Image.open(io.BytesIO((files / "samples.png").read_bytes())) as grid, Image.open(whole["grid"]) as expected:
+        assert grid.tobytes() == expected.tobytes()
+
+
+def test_an_example_of_what_to_ask_is_there(files):
+    model = mlflow.models.Model.load(str(files))
+
+    assert model.load_input_example(str(files)).to_dict("list") == {"seed": [0, 1], "label": [0, 1]}
+
+
+def test_nothing_of_it_is_pickled(files):
+    found = [file.suffix for file in files.rglob("*") if file.is_file()]
+
+    assert ".safetensors" in found
+    assert not {".pkl", ".pickle", ".pt", ".pth", ".bin"} & set(found)
