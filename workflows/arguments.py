@@ -167,6 +167,14 @@ class PullSamplesArgs(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LineageArgs(Common):
+    """Say what a model, run, data set or picture came of, and what came of it."""
+
+    id: Positional[str]
+    """NAME, NAME@alias, NAME/version, the id of a run, the digest of a data set, or RUN/KEY of a sample"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UiArgs(Common):
     """Open MLflow's web interface on the runs in the storage."""
 

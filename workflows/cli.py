@@ -13,6 +13,7 @@ from .arguments import (
     Common,
     ConfigArgs,
     IndexArgs,
+    LineageArgs,
     PullModelArgs,
     PullSamplesArgs,
     RestoreArgs,
@@ -137,6 +138,15 @@ def pull_samples(args: PullSamplesArgs) -> dict[str, Any]:
     return _pulled({"run": run_id, "destination": args.destination})
 
 
+def show_lineage(args: LineageArgs) -> dict[str, Any]:
+    """`ddpm lineage`."""
+    from .lineage import lineage, lines
+
+    tree, asked = lineage(args.where, args.id)
+    print("\n".join(lines(tree, asked)), file=sys.stderr if args.json else sys.stdout)
+    return asdict(tree)
+
+
 def ui(args: UiArgs) -> dict[str, Any]:
     """`ddpm ui`: does not return until it is interrupted."""
     from .ui import serve
@@ -175,6 +185,7 @@ COMMANDS = {
     "restore": Command(RestoreArgs, lambda c: RestoreArgs(name=c.name, restore=c.restore), restore),
     "pull model": Command(PullModelArgs, None, pull_model),
     "pull samples": Command(PullSamplesArgs, None, pull_samples),
+    "lineage": Command(LineageArgs, None, show_lineage),
     "ui": Command(UiArgs, None, ui),
     "config": Command(ConfigArgs, lambda c: ConfigArgs(config=c), show_config),
 }

@@ -1,5 +1,6 @@
 """MLflow, and the only place that imports it: runs, the model registry, and what is pulled back out."""
 
+from .lineage import Node, tree_of
 from .registry import (
     CANDIDATE,
     CHAMPION,
@@ -11,12 +12,14 @@ from .registry import (
     pull_model,
     set_alias,
 )
-from .runs import TrackedRun, Tracker, check_server
+from .runs import DIGEST_TAG, TrackedRun, Tracker, check_server
 
 __all__ = [
     "CANDIDATE",
     "CHAMPION",
+    "DIGEST_TAG",
     "ModelVersion",
+    "Node",
     "TrackedRun",
     "Tracker",
     "champion_of",
@@ -26,4 +29,5 @@ __all__ = [
     "model_version",
     "pull_model",
     "set_alias",
+    "tree_of",
 ]

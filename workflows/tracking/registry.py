@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,8 @@ class ModelVersion:
     tags: dict[str, str]
     model_id: str
     """of what was logged, which the version is a name of"""
+    aliases: tuple[str, ...] = ()
+    """where they were asked for"""
 
     @property
     def uri(self) -> str:
@@ -137,6 +139,18 @@ def model_version(tracker: Tracker, uri: str) -> ModelVersion:
         return _version(tracker.client.get_model_version_by_alias(name, alias or CHAMPION))
     except MlflowException:
         raise ValueError(f"there is no model {uri} in {tracker.uri}; {_known(tracker, name)}") from None
+
+
+def versions_of_run(tracker: Tracker, run_id: str) -> list[ModelVersion]:
+    """The versions that a run registered, oldest first."""
+    found = [_version(made) for made in tracker.client.search_model_versions(f"run_id = '{run_id}'")]
+    aliases = {name: tracker.client.get_registered_model(name).aliases for name in {made.name for made in found}}
+    return [
+        replace(
+            made, aliases=tuple(sorted(a for a, number in aliases[made.name].items() if str(number) == made.version))
+        )
+        for made in sorted(found, key=lambda made: int(made.version))
+    ]
 
 
 def champion_of(tracker: Tracker, name: str) -> ModelVersion | None:

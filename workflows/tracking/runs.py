@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,13 @@ from mlflow.exceptions import MlflowException
 from ..storage import locked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ..storage import Environment
 
 HEALTH_TIMEOUT_S = 10
-KEY_TAG = "ddpm.key"
-STAGE_TAG = "ddpm.stage"
+KEY_TAG, STAGE_TAG = "ddpm.key", "ddpm.stage"
+DIGEST_TAG, URI_TAG, MODEL_TAG = "ddpm.dataset_digest", "ddpm.dataset_uri", "ddpm.model"
 MAX_PARAM_LENGTH = 500
 TRACKING_URIS = ("sqlite:///", "http://", "https://", "postgresql", "mysql")
 
@@ -41,6 +41,9 @@ class TrackedRun:
     run_id: str
     tags: dict[str, str]
     metrics: dict[str, float]
+    params: dict[str, str]
+    status: str
+    """RUNNING, FINISHED, FAILED or KILLED"""
 
     @property
     def key(self) -> str:
@@ -115,6 +118,20 @@ class Tracker:
         runs = [] if found is None else self._search(found.experiment_id, where)
         return _tracked(runs[0]) if runs else None
 
+    def tagged(self, tag: str, value: str) -> list[TrackedRun]:
+        """The runs of all experiments with this tag, oldest first."""
+        experiments = [experiment.experiment_id for experiment in self._pages(self.client.search_experiments)]
+        search = partial(self.client.search_runs, experiments, f"tags.`{tag}` = '{value}'", order_by=["start_time ASC"])
+        return [_tracked(run) for run in self._pages(search)]
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether there is a run of this id."""
+        try:
+            self.run(run_id)
+        except ValueError:
+            return False
+        return True
+
     def run(self, run_id: str) -> TrackedRun:
         """A run by id. Raises ValueError if there is none."""
         try:
@@ -173,6 +190,15 @@ class Tracker:
             raise
         self.client.set_terminated(run_id)
 
+    def _pages(self, search: Callable[..., Any]) -> Iterator[Any]:
+        """All that a search finds; MLflow gives it a page at a time."""
+        token = None
+        while True:
+            page = search(page_token=token)
+            yield from page
+            if not (token := page.token):
+                return
+
     def _search(self, experiment_id: str, where: str) -> list[Any]:
         return list(self.client.search_runs([experiment_id], where, ViewType.ACTIVE_ONLY, order_by=["start_time DESC"]))
 
@@ -182,7 +208,8 @@ def _where(stage: str, key: str, status: str) -> str:
 
 
 def _tracked(run: Any) -> TrackedRun:
-    return TrackedRun(run.info.run_id, dict(run.data.tags), dict(run.data.metrics))
+    data = run.data
+    return TrackedRun(run.info.run_id, dict(data.tags), dict(data.metrics), dict(data.params), run.info.status)
 
 
 def check_server(environment: Environment) -> None:
