@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import mlflow
 import pytest
 
 
@@ -24,6 +25,16 @@ def ddpm():
 @pytest.fixture(scope="session")
 def storage(tmp_path_factory):
     return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def tracking_uri(whole, storage):
+    """Where that run is tracked; MLflow in this process looks there, too, wherever other tests made it look."""
+    assert whole["champion"]
+    uri = f"sqlite:///{storage}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return uri
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,8 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def client(whole, storage):
-    assert whole["champion"]
-    return MlflowClient(f"sqlite:///{storage}/mlflow.db")
+def client(tracking_uri):
+    return MlflowClient(tracking_uri, tracking_uri)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +30,8 @@ def model_id(version):
 
 
 @pytest.fixture(scope="module")
-def files(client, model_id, tmp_path_factory):
+def files(model_id, tmp_path_factory):
     """What was logged as the model."""
-    mlflow.set_tracking_uri(client.tracking_uri)
     folder = tmp_path_factory.mktemp("model")
     mlflow.artifacts.download_artifacts(f"models:/{model_id}", dst_path=str(folder))
     return folder

@@ -28,12 +28,6 @@ open(sys.argv[2], "wb").write(drawn["png"][0])
 
 
 @pytest.fixture(scope="module")
-def tracking_uri(whole, storage):
-    assert whole["champion"]
-    return f"sqlite:///{storage}/mlflow.db"
-
-
-@pytest.fixture(scope="module")
 def served(tracking_uri):
     server = ModelServer("models:/smoke@champion", tracking_uri)
     yield server
@@ -43,7 +37,6 @@ def served(tracking_uri):
 @pytest.fixture(scope="module")
 def expected(tracking_uri):
     """The picture that the model draws here of seed 7 and label 3."""
-    mlflow.set_tracking_uri(tracking_uri)
     model = mlflow.pyfunc.load_model("models:/smoke@champion")
     return model.predict([{"seed": 7, "label": 3}])["png"][0]
 
