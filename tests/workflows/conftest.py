@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
-import mlflow
 import pytest
+from mlflow import MlflowClient
 
 
 @pytest.fixture(scope="session")
@@ -27,18 +28,24 @@ def storage(tmp_path_factory):
     return tmp_path_factory.mktemp("storage")
 
 
-@pytest.fixture(scope="module")
-def tracking_uri(whole, storage):
-    """Where that run is tracked; MLflow in this process looks there, too, wherever other tests made it look."""
-    assert whole["champion"]
-    uri = f"sqlite:///{storage}/mlflow.db"
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    return uri
-
-
 @pytest.fixture(scope="session")
 def whole(ddpm, cluster, storage):
     """`ddpm run smoke` on the session's cluster, by its Jobs API; its result."""
     done = ddpm("run", "smoke", "--storage", str(storage), "--address", cluster.dashboard, "--json")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def client(whole, storage):
+    """MLflow's, of where that run is tracked: MLflow's own global state would leak into other tests' processes."""
+    assert whole["champion"]
+    uri = f"sqlite:///{storage}/mlflow.db"
+    return MlflowClient(uri, uri)
+
+
+@pytest.fixture(scope="session")
+def model_files(client):
+    """The folder of what was logged as the champion."""
+    version = client.get_model_version_by_alias("smoke", "champion")
+    logged = client.get_logged_model(version.source.removeprefix("models:/"))
+    return Path(logged.artifact_location.removeprefix("file://"))

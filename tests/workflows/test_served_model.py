@@ -8,14 +8,12 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
 
-import mlflow
 import pytest
 from mlflow_servers import ModelServer
 from PIL import Image
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::UserWarning")]  # MLflow, of type hints
+pytestmark = pytest.mark.ray
 
 DRAW = """
 import mlflow, pandas, sys
@@ -27,18 +25,24 @@ open(sys.argv[2], "wb").write(drawn["png"][0])
 """
 
 
+def draw(python, client, file):
+    """Have some Python draw the picture of seed 7 and label 3; its bytes."""
+    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    command = [python, "-c", DRAW, client.tracking_uri, file]
+    subprocess.run(command, env=environment, cwd=file.parent, check=True)
+    return file.read_bytes()
+
+
 @pytest.fixture(scope="module")
-def served(tracking_uri):
-    server = ModelServer("models:/smoke@champion", tracking_uri)
+def served(client):
+    server = ModelServer("models:/smoke@champion", client.tracking_uri)
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="module")
-def expected(tracking_uri):
-    """The picture that the model draws here of seed 7 and label 3."""
-    model = mlflow.pyfunc.load_model("models:/smoke@champion")
-    return model.predict([{"seed": 7, "label": 3}])["png"][0]
+def expected(client, tmp_path_factory):
+    return draw(sys.executable, client, tmp_path_factory.mktemp("here") / "drawn.png")
 
 
 def post(server, rows, **params):
@@ -80,14 +84,12 @@ def test_a_post_of_the_impossible_is_answered_with_what_is_wrong(served, rows, p
 
 
 @pytest.mark.chaos  # installs torch and MLflow: a minute or two
-def test_an_environment_with_only_what_the_model_asks_for_draws_the_same_picture(tracking_uri, expected, tmp_path):
-    asked = mlflow.artifacts.download_artifacts("models:/smoke@champion", dst_path=str(tmp_path / "model"))
-    requirements = Path(asked) / "requirements.txt"
+def test_an_environment_with_only_what_the_model_asks_for_draws_the_same_picture(
+    client, model_files, expected, tmp_path
+):
+    python = tmp_path / "venv/bin/python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    python = str(tmp_path / "venv/bin/python")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
-    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    command = [python, "-c", DRAW, tracking_uri, str(tmp_path / "drawn.png")]
-    subprocess.run(command, env=environment, cwd=tmp_path, check=True)
+    asked = ["--quiet", "-r", model_files / "requirements.txt"]
+    subprocess.run([python, "-m", "pip", "install", *asked], check=True)
 
-    assert (tmp_path / "drawn.png").read_bytes() == expected
+    assert draw(python, client, tmp_path / "drawn.png") == expected
