@@ -5,6 +5,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import psutil
 from waiting import wait_for
@@ -23,9 +24,15 @@ class Server:
         self.process = subprocess.Popen(
             self.command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_for(self._answers)
+        try:
+            wait_for(self._answers, self.process)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self):
+        if self.process.poll() is not None:
+            return
         for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
             process.kill()
         self.process.wait()
@@ -48,6 +55,7 @@ class ModelServer(Server):
         self.command = [sys.executable, "-m", "mlflow", *serve]
         self.environment = {
             **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # where it looks for uvicorn
             "MLFLOW_TRACKING_URI": tracking_uri,
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         }
