@@ -10,7 +10,7 @@ from diffusion.ema import Snapshot, reconstruct
 
 from .checkpoints import read_snapshot, snapshots
 from .progress import say
-from .tracking import ModelVersion, Tracker, model_version, pull_model
+from .tracking import DIGEST_TAG, URI_TAG, ModelVersion, Tracker, model_version, pull_model
 from .train import register
 
 if TYPE_CHECKING:
@@ -35,6 +35,6 @@ def run(environment: Environment, name: str, std: float, step: int = 0) -> Model
     say(f"average: width {std:g} at step {wanted.num_updates}, from {len(known)} snapshots")
     model = load_model(pull_model(version).__getitem__)
     load_weights(model.unet, weights)
-    lineage = {tag: version.tags[tag] for tag in ("ddpm.dataset_digest", "ddpm.dataset_uri")}
+    lineage = {tag: version.tags[tag] for tag in (DIGEST_TAG, URI_TAG)}
     tags = {**lineage, "ddpm.ema_std": f"{std:g}", "ddpm.ema_step": str(wanted.num_updates)}
     return register(tracker, version.run_id, version.name, model, tags)

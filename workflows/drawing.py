@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from diffusion.checkpoint import Model, load_model
 from diffusion.sampling import SamplerConfig, timesteps_of
 
-from .tracking import ModelVersion, pull_model
+from .tracking import DIGEST_TAG, MODEL_TAG, ModelVersion, pull_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ def check_sampler(settings: SamplerConfig, model: Model) -> None:
 def lineage_tags(model: ModelVersion) -> dict[str, str]:
     """The edges of the lineage that lead to what a model drew: data, training run, model."""
     return {
-        "ddpm.model": model.uri,
+        MODEL_TAG: model.uri,
         "ddpm.training_run": model.run_id,
-        "ddpm.dataset_digest": model.tags["ddpm.dataset_digest"],
+        DIGEST_TAG: model.tags[DIGEST_TAG],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from .tracking import CHAMPION, ModelVersion, Tracker, champion_of, set_alias
+from .tracking import CHAMPION, DIGEST_TAG, ModelVersion, Tracker, champion_of, set_alias
 
 if TYPE_CHECKING:
     from .tracking import TrackedRun
@@ -39,7 +39,7 @@ def decide(candidate: ModelVersion, measured: float | None, champion: ModelVersi
     known = champion.tags.get(MEASURED_TAG)
     if measured is None or known is None:
         return False, f"no {MEASURE} to compare with version {champion.version}"
-    if candidate.tags["ddpm.dataset_digest"] != champion.tags["ddpm.dataset_digest"]:
+    if candidate.tags[DIGEST_TAG] != champion.tags[DIGEST_TAG]:
         return False, f"version {champion.version} was trained on other data"
     if measured <= float(known):
         return True, f"{MEASURE} {measured:.4f} is no worse than {float(known):.4f} of version {champion.version}"

@@ -29,7 +29,7 @@ from .config import to_plain
 from .drawing import ModelFiles, Part, check_sampler, lineage_tags, loaded, model_files, parts_of
 from .progress import say
 from .storage import check_storage, locked
-from .tracking import ModelVersion, TrackedRun, Tracker
+from .tracking import URI_TAG, ModelVersion, TrackedRun, Tracker
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, UInt8
@@ -193,7 +193,7 @@ def _damage(
 
 def _with_source(stage: RestoreStage, model: ModelVersion) -> RestoreStage:
     """The same with source and damage resolved. Raises ValueError where whole pictures would be taken as damaged."""
-    source = Folder(stage.source or model.tags["ddpm.dataset_uri"])
+    source = Folder(stage.source or model.tags[URI_TAG])
     held_out, damage = source.exists(DATASET), stage.damage
     if damage == "auto":
         damage = ("noise" if stage.noise_std else "box") if held_out and not stage.masks else "none"

@@ -26,7 +26,7 @@ from .drawing import ModelFiles, Part, check_sampler, lineage_tags, loaded, mode
 from .judge import judge, read_images
 from .progress import say
 from .storage import check_storage, locked
-from .tracking import ModelVersion, TrackedRun, Tracker, describe
+from .tracking import URI_TAG, ModelVersion, TrackedRun, Tracker, describe
 
 if TYPE_CHECKING:
     from diffusion.checkpoint import Model
@@ -164,7 +164,7 @@ def _log_pictures(tracker: Tracker, run_id: str, shards: ShardSet, model: ModelF
     scale = max(1, GRID_PIXELS // (num_columns * shards.image_size))
     grid = encode_png(image_grid(images[:GRID_IMAGES], num_columns, scale))
     try:
-        metrics = judge(shards, open_shard_set(Folder(model.version.tags["ddpm.dataset_uri"])))
+        metrics = judge(shards, open_shard_set(Folder(model.version.tags[URI_TAG])))
         tracker.log_metrics(run_id, metrics, model_id=model.version.model_id)
         describe(tracker, model.version, model_card(model.version, loaded(model), metrics), grid)
     except FileNotFoundError as err:

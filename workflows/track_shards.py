@@ -20,7 +20,7 @@ from diffusion.data.loader import SampleReader
 from diffusion.grid import image_grid
 
 from .config import to_plain
-from .tracking import Tracker
+from .tracking import DIGEST_TAG, URI_TAG, Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ def track(config: Config, environment: Environment) -> Iterator[Callable[[ShardS
         rate = {"images_per_s": sum(tar.num_samples for tar in shards.tars) / seconds} if timed else {}
         tracker.log_metrics(run_id, _counts(shards) | rate)
         tracker.log_dataset(run_id, config.name, shards.digest, shards.folder.uri, context="sharding")
-        tracker.tag(run_id, {"ddpm.dataset_digest": shards.digest, "ddpm.dataset_uri": shards.folder.uri})
+        tracker.tag(run_id, {DIGEST_TAG: shards.digest, URI_TAG: shards.folder.uri})
         with TemporaryDirectory() as folder:
             (Path(folder) / "contact_sheet.png").write_bytes(contact_sheet(shards))
             if shards.classes:

@@ -29,7 +29,18 @@ from .checkpoints import newest_checkpoint
 from .config import to_plain
 from .progress import say
 from .storage import JobFailed, check_storage, locked
-from .tracking import CANDIDATE, ModelVersion, Tracker, describe, log_model, model_version, set_alias
+from .tracking import (
+    CANDIDATE,
+    DIGEST_TAG,
+    GIT_TAG,
+    URI_TAG,
+    ModelVersion,
+    Tracker,
+    describe,
+    log_model,
+    model_version,
+    set_alias,
+)
 from .training_spec import Report, TrainingSpec
 
 if TYPE_CHECKING:
@@ -129,7 +140,7 @@ def _register(
     if not shards.classes:
         sampler["guidance"] = 1.0  # there is nothing to guide to
     model = Model(unet, Diffusion(config.diffusion), shards.classes, config.model.chunk, sampler)
-    tags = {"ddpm.dataset_digest": shards.digest, "ddpm.dataset_uri": shards.folder.uri}
+    tags = {DIGEST_TAG: shards.digest, URI_TAG: shards.folder.uri}
     version = register(tracker, run_id, config.name, model, tags)
     tracker.tag(run_id, {VERSION_TAG: version.version})
     return version
@@ -159,9 +170,9 @@ def _tags(config: Config, shards: ShardSet) -> dict[str, str]:
     repository = Path(__file__).parent.parent
     git = subprocess.run(["git", "-C", repository, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "ddpm.dataset_digest": shards.digest,
+        DIGEST_TAG: shards.digest,
         "ddpm.num_workers": str(config.train.num_workers),
-        "mlflow.source.git.commit": git.stdout.strip() or "unknown",
+        GIT_TAG: git.stdout.strip() or "unknown",
     }
 
 

@@ -12,12 +12,15 @@ from .registry import (
     pull_model,
     set_alias,
 )
-from .runs import DIGEST_TAG, TrackedRun, Tracker, check_server
+from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, URI_TAG, TrackedRun, Tracker, check_server
 
 __all__ = [
     "CANDIDATE",
     "CHAMPION",
     "DIGEST_TAG",
+    "GIT_TAG",
+    "MODEL_TAG",
+    "URI_TAG",
     "ModelVersion",
     "Node",
     "TrackedRun",

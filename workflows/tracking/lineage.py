@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .registry import versions_of_run
-from .runs import DIGEST_TAG, MODEL_TAG, STAGE_TAG, URI_TAG
+from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, STAGE_TAG, URI_TAG
 
 if TYPE_CHECKING:
     from .runs import TrackedRun, Tracker
@@ -15,7 +15,6 @@ DATA, MODEL = "data", "model"
 MAKERS = ("shard", "train")
 DRAWN = ("sample", "restore")
 SHOWN_PARAMS = ("num", "seed", "sampler", "steps", "guidance", "train.steps", "train.num_workers")
-GIT_TAG = "mlflow.source.git.commit"
 
 
 @dataclass(frozen=True)

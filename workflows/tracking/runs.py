@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 HEALTH_TIMEOUT_S = 10
 KEY_TAG, STAGE_TAG = "ddpm.key", "ddpm.stage"
 DIGEST_TAG, URI_TAG, MODEL_TAG = "ddpm.dataset_digest", "ddpm.dataset_uri", "ddpm.model"
+GIT_TAG = "mlflow.source.git.commit"
 MAX_PARAM_LENGTH = 500
 TRACKING_URIS = ("sqlite:///", "http://", "https://", "postgresql", "mysql")
 
