@@ -33,9 +33,10 @@ def lineage(environment: Environment, name: str) -> tuple[Node, str]:
         model = model_version(tracker, name)
         digest, asked = model.tags[DIGEST_TAG], model.uri
     elif key or tracker.has_run(head):
-        digest, asked = tracker.run(head).tags.get(DIGEST_TAG, ""), head
+        run = tracker.run(head)
+        digest, asked = run.tags.get(DIGEST_TAG, ""), head
         if not digest:
-            raise ValueError(f"run {head} came to no data: it is {tracker.run(head).status}")
+            raise ValueError(f"run {head} came to no data: it is {run.status}")
     else:
         digest = asked = head
     tree = kin(tree_of(tracker, digest), asked)

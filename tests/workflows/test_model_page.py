@@ -1,6 +1,5 @@
 """What somebody finds who opens the champion's page in MLflow: a card whose code runs, its numbers, its pictures."""
 
-import io
 import os
 import re
 import subprocess
@@ -50,10 +49,7 @@ def test_the_metrics_are_the_models_too(client, model_files, whole):
 
 
 def test_a_grid_of_samples_lies_beside_the_weights(model_files, whole):
-    with (
-        Image.open(io.BytesIO((model_files / "samples.png").read_bytes())) as grid,
-        Image.open(whole["grid"]) as expected,
-    ):
+    with Image.open(model_files / "samples.png") as grid, Image.open(whole["grid"]) as expected:
         assert grid.tobytes() == expected.tobytes()
 
 
