@@ -25,7 +25,7 @@ from diffusion.seeding import generator, key
 from diffusion.settings import narrowed
 
 from .cluster import connected, make_missing
-from .config import to_plain
+from .config_file import to_plain
 from .drawing import ModelFiles, Part, check_sampler, lineage_tags, loaded, model_files, parts_of
 from .progress import say
 from .storage import check_storage, locked

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from diffusion.data.sources import check_source
 
 from . import sample, shard, train
-from .config import to_plain
+from .config_file import to_plain
 from .jobs import open_client, run_job
 from .local_ray import start_local_ray
 from .progress import say

@@ -21,7 +21,7 @@ from diffusion.settings import narrowed
 
 from .card import model_card
 from .cluster import connected, make_missing
-from .config import to_plain
+from .config_file import to_plain
 from .drawing import ModelFiles, Part, check_sampler, lineage_tags, loaded, model_files, parts_of
 from .judge import judge, read_images
 from .progress import say

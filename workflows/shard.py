@@ -13,7 +13,7 @@ from diffusion.data.sources import check_source
 from diffusion.files import Folder
 
 from .cluster import connected, make_missing, map_tasks
-from .config import to_plain
+from .config_file import to_plain
 from .progress import say
 from .storage import JobFailed, check_storage, locked
 

@@ -19,7 +19,7 @@ from diffusion.data.layout import SPLITS
 from diffusion.data.loader import SampleReader
 from diffusion.grid import image_grid
 
-from .config import to_plain
+from .config_file import to_plain
 from .tracking import DIGEST_TAG, URI_TAG, Tracker
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from diffusion.unet import UNet, UNetConfig
 
 from .card import model_card
 from .checkpoints import newest_checkpoint
-from .config import to_plain
+from .config_file import to_plain
 from .progress import say
 from .storage import JobFailed, check_storage, locked
 from .tracking import (

@@ -10,10 +10,8 @@ from workflows.config import (
     SampleStage,
     ShardStage,
     TrainStage,
-    from_plain,
-    read_config,
-    to_yaml,
 )
+from workflows.config_file import from_plain, read_config, to_yaml
 from workflows.presets import PRESETS, preset
 
 
