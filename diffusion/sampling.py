@@ -201,11 +201,13 @@ def sample_images(
     labels: Sequence[int] | None,
     config: SamplerConfig,
     chunk: int,
+    watch: Callable[[Float[Tensor, "chunk c h w"]], None] | None = None,
 ) -> Iterator[UInt8[Tensor, "b c h w"]]:
     """Pictures for these seeds (and labels), at most `chunk` at a time, in order.
 
     Every network call has exactly `chunk` images (the last ones repeat): convolutions at other batch
-    sizes differ in the last bits, and picture i must be bitwise the same in any request.
+    sizes differ in the last bits, and picture i must be bitwise the same in any request. `watch` is given x of the
+    first chunk, of pure noise and after every step.
     """
     check_labels(labels, len(seeds), model.config.num_classes)
     model = in_precision(model, config.precision)
@@ -214,6 +216,8 @@ def sample_images(
         of_chunk = None if labels is None else [labels[row] for row in rows]
         for x in sample_trajectory(model, diffusion, [seeds[row] for row in rows], of_chunk, config):
             last = x
+            if watch is not None and rows[0] == 0:
+                watch(x)
         return to_uint8(last).cpu()
 
     yield from in_chunks(len(seeds), chunk, draw, next(model.parameters()).device.type == "cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,13 @@ class Moments:
         if self.num_samples < 2:
             raise ValueError(f"a covariance needs at least 2 samples, got {self.num_samples}")
         return self.scatter / (self.num_samples - 1)
+
+    @cached_property
+    def root(self) -> Float64[ndarray, "d d"]:
+        """The symmetric square root of the covariance: what a distance to others costs most, so kept."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        root: Float64[ndarray, "d d"] = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+        return root
 
 
 def moments(features: Float[ndarray, "n d"]) -> Moments:
@@ -59,11 +66,9 @@ def _merge(a: Moments, b: Moments) -> Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), the distance behind FID (Dowson & Landau 1982).
 
-    The trace of the root is taken from the eigenvalues of C_a^(1/2) C_b C_a^(1/2), which is symmetric. Raises
-    ValueError where one of them has fewer than two vectors.
+    The trace of the root is taken from the eigenvalues of C_a^(1/2) C_b C_a^(1/2), which is symmetric: against many,
+    let the one that stays be `a`. Raises ValueError where one of them has fewer than two vectors.
     """
-    values, vectors = np.linalg.eigh(a.covariance)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    trace_of_root = np.sqrt(np.linalg.eigvalsh(root @ b.covariance @ root).clip(0)).sum()
+    trace_of_root = np.sqrt(np.linalg.eigvalsh(a.root @ b.covariance @ a.root).clip(0)).sum()
     difference = a.mean - b.mean
     return float(difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2 * trace_of_root)

@@ -365,3 +365,20 @@ def test_an_impossible_chunk_is_refused_with_its_value(chunk):
 def test_an_impossible_sampler_is_refused_with_its_key_and_value(options, message):
     with pytest.raises(ValueError, match=message):
         SamplerConfig(**options)
+
+
+def test_who_watches_sees_the_first_chunk_from_pure_noise_to_the_pictures():
+    seen, model, config = [], small_unet(), SamplerConfig(steps=3)
+    drawn = list(sample_images(model, process(100), range(10), None, config, CHUNK, seen.append))
+    noise = generator(0, "sample", step=101).standard_normal((3, 8, 8), dtype="float32")
+
+    assert len(seen) == 1 + 3
+    torch.testing.assert_close(seen[0][0], torch.from_numpy(noise), rtol=0, atol=0)
+    assert torch.equal(to_uint8(seen[-1]), drawn[0])
+
+
+def test_a_watched_request_gives_the_same_pictures():
+    config, model = SamplerConfig(steps=3), small_unet()
+    watched = list(sample_images(model, process(100), range(6), None, config, CHUNK, lambda _: None))
+
+    assert torch.equal(torch.cat(watched), pictures(range(6), model=model))
