@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test test-gpu chaos check format quality bench-train bench-sample bench-shard bench-load bench-fit bench-quality docs clean
+.PHONY: help install demo test test-gpu chaos check format quality bench-train bench-sample bench-shard bench-load bench-fit bench-sample-job bench-quality docs clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -63,6 +63,9 @@ bench-shard: $(INSTALLED)  ## Sharding beside Ray Data and webdataset, into test
 
 bench-fit: $(INSTALLED)  ## The training job beside its bare step, into tests/bench/RESULTS.md
 	$(BIN)/python tests/bench/fit.py
+
+bench-sample-job: $(INSTALLED)  ## The sampling job beside its bare sampler, into tests/bench/RESULTS.md
+	$(BIN)/python tests/bench/sample_job.py
 
 bench-load: $(BENCH)  ## Loading beside webdataset, mosaicml-streaming and litdata, into tests/bench/RESULTS.md
 	$(BIN)/python tests/bench/load.py

@@ -12,6 +12,7 @@ from diffusion.process import DiffusionConfig  # noqa: TC001 - tyro reads the an
 
 from .config import (
     Config,
+    EvaluateStage,
     ModelConfig,
     RestoreStage,
     SampleStage,
@@ -116,6 +117,19 @@ class SampleArgs(Common):
     """without a preset or --config, the sampler's settings are those saved with the model where no flag is given"""
     unsaid: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
     """the sampler's settings that neither a preset, a file nor a flag named"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArgs(Common):
+    """Measure pictures beside the data: distances, precision and recall, copies, bits per dimension."""
+
+    what: Positional[str]
+    """the id of a sample run, NAME for the newest of that model, or the path or URI of a shard set"""
+    data: str = ""
+    """URI of the shard set to compare with; default what the model was trained on"""
+    split: Literal["train", "val"] = "train"
+    """of a shard set that is measured itself"""
+    evaluate: Annotated[EvaluateStage, Flat] = field(default_factory=EvaluateStage)
 
 
 @dataclass(frozen=True, kw_only=True)

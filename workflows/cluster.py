@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .storage import Environment
 
 FINDERS = 16
+WARM_UP_S = 0.2
 S = TypeVar("S")
 C = TypeVar("C")
 R = TypeVar("R")
@@ -96,13 +99,37 @@ def check_nodes(nodes: list[dict[str, Any]], environment: Environment, workers: 
         )
 
 
-def map_tasks(function: Callable[[S, C], R], specs: Iterable[S], common: C, workers: Workers) -> Iterator[R]:
+def num_gpus() -> int:
+    """How many the cluster has."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def warm_up(function: Callable[..., object], workers: Workers) -> None:
+    """Let Ray start the workers that `function` will be mapped over, which import what it imports: in the background.
+
+    That takes seconds, in which a job has other things to do.
+    """
+    task = ray.remote(_import).options(num_cpus=workers.cpus_per_worker)
+    for _ in range(workers.num_workers):
+        task.remote(function.__module__)
+
+
+def _import(name: str) -> None:
+    importlib.import_module(name)
+    time.sleep(WARM_UP_S)  # or one worker does it for all
+
+
+def map_tasks(
+    function: Callable[[S, C], R], specs: Iterable[S], common: C, workers: Workers, gpus: bool = False
+) -> Iterator[R]:
     """`function(spec, common)` for every spec in Ray tasks, at most `num_workers` at a time; results as they come.
 
-    A task is retried if its worker dies or the storage fails it (OSError); what it raises else is raised here.
+    With `gpus`, each has one. A task is retried if its worker dies or the storage fails it (OSError); what it raises
+    else is raised here.
     """
     task = ray.remote(function).options(
         num_cpus=workers.cpus_per_worker,
+        num_gpus=int(gpus),
         max_retries=3,
         retry_exceptions=[OSError],
         scheduling_strategy="SPREAD",  # Ray would fill one node first, and its disk and network with it
@@ -126,6 +153,7 @@ def make_missing(
     workers: Workers,
     num_images: Callable[[R], int],
     total: int,
+    gpus: bool = False,
 ) -> list[R]:
     """The result of every spec, in their order: those that `find` finds of an earlier attempt, and the others by tasks.
 
@@ -138,7 +166,7 @@ def make_missing(
     missing = ((index, spec) for index, spec in enumerate(specs) if index not in results)
     done = sum(map(num_images, results.values()))
     with Bar(title, total, "img", done=done) as bar:
-        for index, result in map_tasks(_numbered, missing, (function, common), workers):
+        for index, result in map_tasks(_numbered, missing, (function, common), workers, gpus):
             results[index] = result
             done += num_images(result)
             bar.update(done, f"{len(results)}/{len(specs)} parts")

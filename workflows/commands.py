@@ -11,6 +11,7 @@ from .arguments import (
     AverageArgs,
     Common,
     ConfigArgs,
+    EvaluateArgs,
     IndexArgs,
     LineageArgs,
     PullModelArgs,
@@ -103,6 +104,14 @@ def sample(args: SampleArgs) -> dict[str, Any]:
     return show_samples(stage.run(config, args.where, model))
 
 
+def evaluate(args: EvaluateArgs) -> dict[str, Any]:
+    """`ddpm evaluate`."""
+    from . import evaluate as stage
+    from .summary import show_evaluation
+
+    return show_evaluation(stage.run(args.where, args.what, args.data, args.split, args.evaluate))
+
+
 def restore(args: RestoreArgs) -> dict[str, Any]:
     """`ddpm restore`."""
     from diffusion.files import Folder
@@ -176,6 +185,7 @@ COMMANDS = {
     ),
     "average": Command(AverageArgs, None, average),
     "sample": Command(SampleArgs, lambda c: SampleArgs(name=c.name, sample=c.sample), sample),
+    "evaluate": Command(EvaluateArgs, None, evaluate),
     "restore": Command(RestoreArgs, lambda c: RestoreArgs(name=c.name, restore=c.restore), restore),
     "pull model": Command(PullModelArgs, None, pull_model),
     "pull samples": Command(PullSamplesArgs, None, pull_samples),

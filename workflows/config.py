@@ -104,20 +104,64 @@ class TrainStage(TrainConfig, LoadConfig, Workers):
             raise ValueError(f"num_workers must be at most num_lanes={self.num_lanes}, got {self.num_workers}")
 
 
+FEATURES = ("thumbnails", "dataset", "inception")
+
+
 @dataclass(frozen=True, kw_only=True)
-class SampleStage(SamplerConfig, Workers):
+class JudgeConfig:
+    """What samples are judged by. Changes nothing in them."""
+
+    features: tuple[str, ...] = ("thumbnails",)
+    """to compare in: thumbnails (8x8 pixels), dataset (a small net trained on the data), inception (as FID does);
+    none: not judged"""
+    inception_weights: str = ""
+    """file or URL of Inception-v3's weights; empty: fetched where the network allows"""
+    reference_images: int = 50_000
+    """pictures of the training data, about so many at most, to compare with"""
+
+    def __post_init__(self) -> None:
+        for kind in self.features:
+            if kind not in FEATURES:
+                raise ValueError(f"features must be some of {', '.join(FEATURES)}, got {kind!r}")
+        if self.reference_images < 1:
+            raise ValueError(f"reference_images must be at least 1, got {self.reference_images}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleStage(SamplerConfig, JudgeConfig, Workers):
     """A model to pictures."""
 
     num: int = 500
     """pictures to draw; the classes take turns"""
     seed: int = 0
     """from which every picture has its own"""
+    labels: tuple[str, ...] = ()
+    """classes to draw, by number or name; none: all"""
 
     def __post_init__(self) -> None:
         SamplerConfig.__post_init__(self)
+        JudgeConfig.__post_init__(self)
         Workers.__post_init__(self)
         if self.num < 1:
             raise ValueError(f"num must be at least 1, got {self.num}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateStage(JudgeConfig, Workers):
+    """Samples to numbers."""
+
+    features: tuple[str, ...] = ("thumbnails", "dataset")
+    """to compare in: thumbnails (8x8 pixels), dataset (a small net trained on the data), inception (as FID does)"""
+    bits_images: int = 0
+    """held-out pictures to find the bits per dimension of, which asks the network once a timestep; 0: none"""
+
+    def __post_init__(self) -> None:
+        JudgeConfig.__post_init__(self)
+        Workers.__post_init__(self)
+        if not self.features:
+            raise ValueError(f"features must be some of {', '.join(FEATURES)}, got none")
+        if self.bits_images < 0:
+            raise ValueError(f"bits_images must be at least 0, got {self.bits_images}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,25 @@
-"""What the jobs that draw have in common: the model on its way to the tasks, and how a request is cut into parts."""
+"""What the jobs that draw have in common: the model on its way to the tasks, and how a request is cut into parts.
+
+Ray's workers import this, so it knows nothing of MLflow, which takes longer to import than a part to draw.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
 
 from diffusion.checkpoint import Model, load_model
 from diffusion.sampling import SamplerConfig, timesteps_of
 
-from .tracking import DIGEST_TAG, MODEL_TAG, ModelVersion, pull_model
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .config import Workers
 
+W = TypeVar("W", bound="Workers")
 MAX_PART_IMAGES = 1024
 PARTS_AT_LEAST = 16
 
@@ -34,30 +39,45 @@ def parts_of(num: int, chunk: int) -> Sequence[Part]:
     return [Part(i, start, min(start + size, num)) for i, start in enumerate(range(0, num, size))]
 
 
+def one_thread_each(workers: W) -> W:
+    """The same CPUs as more workers of one (or less) each.
+
+    A chunk is drawn by one thread whatever there is, and a part may be a single chunk: then two threads would be one.
+    """
+    threads, cpus = max(1, int(workers.cpus_per_worker)), workers.cpus_per_worker
+    return replace(workers, num_workers=workers.num_workers * threads, cpus_per_worker=cpus / threads)
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """A model from the registry, as bytes."""
 
-    version: ModelVersion
+    uri: str
+    """models:/NAME/VERSION"""
     files: dict[str, bytes]
     sha256: str
 
 
-def model_files(version: ModelVersion) -> ModelFiles:
-    """Pull a model, to be handed to tasks."""
-    files = pull_model(version)
-    return ModelFiles(version, files, hashlib.sha256(b"".join(files.values())).hexdigest())
+def model_files(uri: str, files: dict[str, bytes]) -> ModelFiles:
+    """A model that was pulled, to be handed to tasks."""
+    return ModelFiles(uri, files, hashlib.sha256(b"".join(files.values())).hexdigest())
 
 
 def loaded(model: ModelFiles) -> Model:
-    """The model, loaded once in a process: a worker goes from task to task."""
+    """The model, loaded once in a process: a worker goes from task to task. On the GPU that Ray gave it, if it did."""
     if model.sha256 not in _LOADED:
         _LOADED.clear()
         _LOADED[model.sha256] = load_model(model.files.__getitem__)
+        _LOADED[model.sha256].unet.to(device())
     return _LOADED[model.sha256]
 
 
 _LOADED: dict[str, Model] = {}
+
+
+def device() -> torch.device:
+    """This process's: Ray hides the GPUs from tasks that asked for none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_sampler(settings: SamplerConfig, model: Model) -> None:
@@ -74,10 +94,20 @@ def check_sampler(settings: SamplerConfig, model: Model) -> None:
         )
 
 
-def lineage_tags(model: ModelVersion) -> dict[str, str]:
-    """The edges of the lineage that lead to what a model drew: data, training run, model."""
-    return {
-        MODEL_TAG: model.uri,
-        "ddpm.training_run": model.run_id,
-        DIGEST_TAG: model.tags[DIGEST_TAG],
-    }
+def chosen_labels(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """The labels that pictures take turns with: the classes of these names or numbers, or all.
+
+    Raises ValueError for one that the model does not know, or where it knows none.
+    """
+    if names and not classes:
+        raise ValueError(f"labels must not be given for a model without classes, got {' '.join(names)}")
+    labels = []
+    for name in names:
+        if name in classes:
+            labels.append(list(classes).index(name))
+        elif name.isdecimal() and int(name) < len(classes):
+            labels.append(int(name))
+        else:
+            shown = ", ".join(classes[:20])
+            raise ValueError(f"labels must be 0 to {len(classes) - 1} or names of classes ({shown}), got {name!r}")
+    return labels or list(range(len(classes)))

@@ -1,76 +1,117 @@
-"""How good samples are, beside the data that the model was trained on."""
+"""How good samples are, beside the data that the model was trained on: features to numbers, each with its interval."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from diffusion.data.loader import SampleReader
-from diffusion.metrics.bootstrap import interval
+from diffusion.metrics.bootstrap import Interval, interval
 from diffusion.metrics.frechet import frechet_distance, moments
+from diffusion.metrics.inception_score import inception_score
 from diffusion.metrics.kernel import SAMPLES_AT_LEAST as KERNEL_NEEDS
 from diffusion.metrics.kernel import kernel_distance
-from diffusion.metrics.manifold import NEIGHBOURS, precision_recall
-from diffusion.metrics.pixels import nearest, thumbnails
+from diffusion.metrics.manifold import NEIGHBOURS, among
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int64, UInt8
+    from jaxtyping import Bool, Float, Int64
     from numpy import ndarray
-    from torch import Tensor
 
-    from diffusion.data.shard_set import ShardSet
+    from .features import SetFeatures
+    from .neighbours import Nearest
 
-MAX_IMAGES = 10_000
-"""of each side are looked at: the first ones"""
-
-
-def judge(samples: ShardSet, data: ShardSet) -> dict[str, float]:
-    """Pixel metrics of a set of samples against its training data, by name; `n` is how many samples they are of.
-
-    Those of 8x8 thumbnails are of `distances`. nearest_distance_ratio: median distance to the nearest training picture
-    over that of held-out real pictures; far below 1 means copies. nearest_label_agreement: how often that picture has
-    the label asked for.
-    """
-    drawn, asked = read_images(samples, "train")
-    known, labels = read_images(data, "train")
-    held_out, _ = read_images(data, "val")
-    nearest_distances, indices = nearest(drawn, known)
-    metrics = {"n": float(len(drawn)), "nearest_distance": float(np.median(nearest_distances))}
-    metrics |= distances("thumbnails", *(thumbnails(images) for images in (drawn, known, held_out)))
-    if data.classes:
-        metrics["nearest_label_agreement"] = float((labels[indices] == asked).mean())
-    if len(held_out) and (median := float(np.median(nearest(held_out, known)[0]))) > 0:
-        metrics["nearest_distance_ratio"] = metrics["nearest_distance"] / median
-    return metrics
+MAX_PAIRED = 10_000
+"""vectors of either side that are compared each with each: the first ones"""
+CHEAP = 512
+"""features: a bootstrap of more has fewer draws, each of which takes seconds"""
+FEW_DRAWS = 50
 
 
 def distances(
-    kind: str, drawn: Float[ndarray, "n d"], known: Float[ndarray, "m d"], held_out: Float[ndarray, "k d"]
+    kind: str, drawn: SetFeatures, known: SetFeatures, held_out: SetFeatures | None, asked: Int64[ndarray, "n"]
 ) -> dict[str, float]:
     """How far samples are from the training data in features of this kind, by name; what too few allow is left out.
 
-    frechet_KIND: Fréchet distance, lower is better; _low and _high: its bootstrap interval over samples; _held_out:
-    that of real pictures kept out of training, what a perfect model would get. kernel_KIND: kernel distance; _error:
-    its standard error. precision_KIND, recall_KIND: with as many training pictures as samples.
+    frechet_KIND: Fréchet distance, lower is better; frechet_KIND_held_out: that of real pictures kept out of training,
+    what a perfect model would get. kernel_KIND: kernel distance; _error: its standard error. precision_KIND,
+    recall_KIND: with as many training pictures as samples. inception_score_KIND and label_agreement_KIND, the share
+    that the net takes for the label asked for (and _worst, of the class with the least), where it knows the classes.
+    All but kernel_KIND have _low and _high, the ends of a bootstrap interval over samples.
     """
     metrics: dict[str, float] = {}
-    known_moments, num = moments(known), min(len(drawn), len(known))
-    if len(drawn) > 1:
-        found = interval(lambda indices: frechet_distance(moments(drawn[indices]), known_moments), len(drawn))
-        metrics |= dict(zip((f"frechet_{kind}{end}" for end in ("", "_low", "_high")), found, strict=True))
-    if len(held_out) > 1:
-        metrics[f"frechet_{kind}_held_out"] = frechet_distance(moments(held_out), known_moments)
+    if drawn.moments.num_samples > 1 and known.moments.num_samples > 1:
+        metrics |= _ends(f"frechet_{kind}", _frechet(drawn, known))
+    if held_out is not None and held_out.moments.num_samples > 1:
+        metrics[f"frechet_{kind}_held_out"] = frechet_distance(known.moments, held_out.moments)
+    ours, theirs = (side.vectors[:MAX_PAIRED] for side in (drawn, known))
+    num = min(len(ours), len(theirs))
     if num >= KERNEL_NEEDS:
-        metrics[f"kernel_{kind}"], metrics[f"kernel_{kind}_error"] = kernel_distance(drawn, known)
+        metrics[f"kernel_{kind}"], metrics[f"kernel_{kind}_error"] = kernel_distance(ours, theirs)
     if num > NEIGHBOURS:
-        sides = (torch.from_numpy(features[:num]) for features in (drawn, known))
-        metrics[f"precision_{kind}"], metrics[f"recall_{kind}"] = precision_recall(*sides)
+        samples, reals = (torch.from_numpy(vectors[:num]) for vectors in (ours, theirs))
+        metrics |= _share(f"precision_{kind}", among(samples, reals).numpy())
+        metrics |= _share(f"recall_{kind}", among(reals, samples).numpy())
+    if drawn.logits is not None:
+        metrics |= _by_class(kind, drawn.logits, asked)
     return metrics
 
 
-def read_images(shards: ShardSet, split: str) -> tuple[UInt8[Tensor, "n c h w"], Int64[ndarray, "n"]]:
-    """The first pictures and labels of a split, in its order."""
-    images, labels = SampleReader(shards, split).read(range(min(MAX_IMAGES, shards.num_samples(split))))
-    return torch.from_numpy(images), labels
+def _frechet(drawn: SetFeatures, known: SetFeatures) -> Interval:
+    """The distance of all samples; the interval is that of the vectors that are kept, about it."""
+    value, vectors = frechet_distance(known.moments, drawn.moments), drawn.vectors
+    draws = {} if vectors.shape[1] <= CHEAP else {"draws": FEW_DRAWS}
+    found = interval(lambda rows: frechet_distance(known.moments, moments(vectors[rows])), len(vectors), **draws)
+    return Interval(value, found.low - found.value + value, found.high - found.value + value)
+
+
+def _by_class(kind: str, logits: Float[ndarray, "n k"], asked: Int64[ndarray, "n"]) -> dict[str, float]:
+    """What a net that knows classes makes of samples; whether they are of the classes asked for, where it knows those.
+
+    Inception-v3 knows others than the data's, a net that tells rotations none.
+    """
+    of_all = torch.from_numpy(logits)
+    metrics = _ends(
+        f"inception_score_{kind}", interval(lambda rows: inception_score(of_all[torch.from_numpy(rows)]), len(logits))
+    )
+    asked = asked[: len(logits)]
+    if kind == "dataset" and len(asked) and asked.min() >= 0:
+        right = logits.argmax(axis=1) == asked
+        metrics |= _share(f"label_agreement_{kind}", right)
+        by_class = [float(right[asked == label].mean()) for label in np.unique(asked)]
+        metrics[f"label_agreement_{kind}_worst"] = min(by_class)
+    return metrics
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest training pictures of samples, and of real pictures that were kept out of training."""
+
+    of_samples: Nearest
+    of_held_out: Nearest | None
+
+
+def memorisation(found: Neighbours, asked: Int64[ndarray, "n"]) -> dict[str, float]:
+    """Whether samples are copies, by name.
+
+    nearest_distance: median Euclidean distance in pixels of [0, 1] to the nearest training picture;
+    nearest_distance_ratio: the same over that of held-out pictures, far below 1 for copies; nearest_label_agreement:
+    how often that picture has the label asked for.
+    """
+    mine = found.of_samples.distances
+    metrics = _ends("nearest_distance", interval(lambda rows: float(np.median(mine[rows])), len(mine)))
+    if len(asked) and asked.min() >= 0:
+        metrics |= _share("nearest_label_agreement", found.of_samples.labels == asked[: len(mine)])
+    if found.of_held_out is not None and (median := float(np.median(found.of_held_out.distances))) > 0:
+        ratio = interval(lambda rows: float(np.median(mine[rows])) / median, len(mine))
+        metrics |= _ends("nearest_distance_ratio", ratio)
+    return metrics
+
+
+def _share(name: str, hits: Bool[ndarray, "n"]) -> dict[str, float]:
+    return _ends(name, interval(lambda rows: float(hits[rows].mean()), len(hits)))
+
+
+def _ends(name: str, found: Interval) -> dict[str, float]:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}

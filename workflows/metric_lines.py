@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-METRICS = (
+BEFORE = (
     "{nearest_label_agreement:.1%} are nearest to a training picture of the label asked for",
     "{nearest_distance_ratio:.2f} times as far from the training pictures as held-out real ones (0: copies)",
-    "{frechet_thumbnails:.3f} Fréchet distance to them (8x8 thumbnails; lower is better); other samples: "
-    "{frechet_thumbnails_low:.3f} to {frechet_thumbnails_high:.3f}",
-    "{frechet_thumbnails_held_out:.3f} is that of held-out real pictures",
-    "{precision_thumbnails:.1%} are among them, {recall_thumbnails:.1%} of them among the samples (precision, recall)",
 )
-"""what people read of a sample run's metrics, a line each, where it has them"""
+KINDS = {
+    "thumbnails": "8x8 thumbnails",
+    "dataset": "features of a net trained on the data",
+    "inception": "Inception-v3: FID",
+}
+OF_KIND = (
+    "{frechet_KIND:.4g} Fréchet distance to them (NAME; lower is better); other samples: "
+    "{frechet_KIND_low:.4g} to {frechet_KIND_high:.4g}",
+    "{frechet_KIND_held_out:.4g} is that of held-out real pictures",
+    "{kernel_KIND:.4g} ± {kernel_KIND_error:.2g} kernel distance (NAME)",
+    "{precision_KIND:.1%} are among them, {recall_KIND:.1%} of them among the samples (precision, recall)",
+    "{label_agreement_KIND:.1%} are taken for the label asked for; of the worst class {label_agreement_KIND_worst:.1%}",
+    "{inception_score_KIND:.2f} Inception Score, {inception_score_KIND_low:.2f} to {inception_score_KIND_high:.2f}",
+)
+AFTER = (
+    "{bits_per_dim:.3f} bits/dim of {bits_n:.0f} held-out pictures; others: {bits_per_dim_low:.3f} to "
+    "{bits_per_dim_high:.3f}",
+)
 
 
 def metric_lines(metrics: dict[str, float]) -> list[str]:
     """What people read of them, without those that are not there."""
+    of_kinds = [text.replace("KIND", kind).replace("NAME", name) for kind, name in KINDS.items() for text in OF_KIND]
     lines = []
-    for text in METRICS:
+    for text in (*BEFORE, *of_kinds, *AFTER):
         with suppress(KeyError):
             lines.append(text.format(**metrics))
     return lines

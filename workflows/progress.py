@@ -77,8 +77,10 @@ class View:
         if not line.startswith(MARK):
             return False
         title, total, unit, first, done, note = json.loads(line.removeprefix(MARK))
-        bar = self._bars.setdefault(title, Bar(title, total, unit, first))
-        bar.draw(done, note)
+        if title not in self._bars:
+            self.close()  # one after the other: the last one stays as it is, above
+            self._bars[title] = Bar(title, total, unit, first)
+        self._bars[title].draw(done, note)
         return True
 
     def close(self) -> None:

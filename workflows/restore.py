@@ -26,10 +26,10 @@ from diffusion.settings import narrowed
 
 from .cluster import connected, make_missing
 from .config_file import to_plain
-from .drawing import ModelFiles, Part, check_sampler, lineage_tags, loaded, model_files, parts_of
+from .drawing import ModelFiles, Part, check_sampler, loaded, model_files, parts_of
 from .progress import say
 from .storage import check_storage, locked
-from .tracking import URI_TAG, ModelVersion, TrackedRun, Tracker
+from .tracking import URI_TAG, ModelVersion, TrackedRun, Tracker, lineage_tags, pull_model
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, UInt8
@@ -80,7 +80,7 @@ def run(config: Config, environment: Environment, model: ModelVersion, out: Fold
     """
     check_storage(environment)
     stage = _with_source(config.restore, model)
-    files = model_files(model)
+    files = model_files(model.uri, pull_model(model))
     check_sampler(stage, loaded(files))
     pictures, masks = _inputs(stage, loaded(files))
     if not (names := list(islice(pictures.names(), stage.num or None))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,31 +13,40 @@ from typing import TYPE_CHECKING
 
 from diffusion.data.images import encode_png
 from diffusion.data.shard_set import DATASET, Header, ShardSet, commit, open_shard_set
-from diffusion.data.shards import Sample, ShardReport, read_report, write_shard
+from diffusion.data.shards import ShardReport, read_report
 from diffusion.files import Folder
+from diffusion.film import forward_states, strip
 from diffusion.grid import image_grid
-from diffusion.sampling import SamplerConfig, sample_images
-from diffusion.seeding import image_seeds
+from diffusion.sampling import SamplerConfig
 from diffusion.settings import narrowed
 
 from .card import model_card
-from .cluster import connected, make_missing
+from .cluster import connected, make_missing, num_gpus, warm_up
 from .config_file import to_plain
-from .drawing import ModelFiles, Part, check_sampler, lineage_tags, loaded, model_files, parts_of
-from .judge import judge, read_images
+from .draw_part import REVERSE_FILM, REVERSE_STRIP, DrawRequest, draw_part, tar_of
+from .drawing import Part, check_sampler, chosen_labels, loaded, model_files, one_thread_each, parts_of
+from .feature_nets import feature_nets
+from .features import file_of, read_first
+from .measure import NEIGHBOURS, Subject, features_of, measure
 from .progress import say
-from .storage import check_storage, locked
-from .tracking import URI_TAG, ModelVersion, TrackedRun, Tracker, describe
+from .storage import FOR_EVER, check_storage, locked
+from .tracking import URI_TAG, ModelVersion, TrackedRun, Tracker, describe, lineage_tags, pull_model
 
 if TYPE_CHECKING:
-    from diffusion.checkpoint import Model
+    from collections.abc import Sequence
 
-    from .config import Config, SampleStage
+    from .config import Config, SampleStage, Workers
+    from .drawing import ModelFiles
+    from .features import NetFile
     from .storage import Environment
 
-GRID = "grid.png"
+GRID, FORWARD = "grid.png", "forward.png"
 GRID_IMAGES = 100
 GRID_PIXELS = 480
+FORWARD_IMAGES = 4
+FEATURES_TAG = "ddpm.features"
+PLAN = "plan"
+"""the folder of what only the making of a set needs"""
 
 
 @dataclass(frozen=True)
@@ -52,131 +62,154 @@ def sample_key(stage: SampleStage, model: ModelVersion) -> str:
     """The identity of a sample run: the weights, and all that affects the pictures (16 hex characters)."""
     settings = narrowed(SamplerConfig, stage)
     parts = [model.tags["ddpm.weights_sha256"], model.uri, settings, stage.num, stage.seed]
+    if stage.labels:
+        parts.append(list(stage.labels))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def finished(config: Config, environment: Environment, model: ModelVersion) -> SampleRun | None:
-    """This very sample run, if it is done and its pictures are still there."""
+    """This very sample run, if it is done and judged as asked, and its pictures are still there."""
     key = sample_key(config.sample, model)
     tracked = Tracker(environment).finished(config.name, "sample", key)
     folder = environment.samples(key)
-    return SampleRun(folder, tracked) if tracked is not None and folder.exists(GRID) else None
+    if tracked is None or not folder.exists(GRID):
+        return None
+    judged = set(config.sample.features) <= set(tracked.tags.get(FEATURES_TAG, "").split())
+    return SampleRun(folder, tracked) if judged else None
 
 
 def run(config: Config, environment: Environment, model: ModelVersion) -> SampleRun:
     """Draw the pictures, or those that are missing, and log them with their metrics.
 
-    Raises ValueError for settings that the model cannot serve.
+    A second call while the first is at work waits, and has what that made. Raises ValueError for settings that the
+    model cannot serve.
     """
     check_storage(environment)
     key = sample_key(config.sample, model)
-    with locked(environment, f"sample-{key}"):
+    with locked(environment, f"sample-{key}", patience_s=FOR_EVER):
         if (done := finished(config, environment, model)) is not None:
             say(f"samples: reused {done.folder.uri}")
             return done
-        files = model_files(model)
+        files = model_files(model.uri, pull_model(model))
         check_sampler(config.sample, loaded(files))
-        tracker, folder = Tracker(environment), environment.samples(key)
-        run_id = tracker.start(config.name, "sample", key, lineage_tags(model), to_plain(config.sample))
-        with tracker.ending(run_id):
-            started = time.monotonic()
-            shards = _draw(config.sample, environment, files, folder)
-            tracker.log_metrics(run_id, {"images_per_s": config.sample.num / (time.monotonic() - started)})
-            folder.write_json("config.json", to_plain(config))
-            _log_pictures(tracker, run_id, shards, files)
-        return SampleRun(folder, tracker.run(run_id))
-
-
-def draw_part(part: Part, stage: SampleStage, model: Model, source: str, out: Folder) -> ShardReport:
-    """Draw the images of one shard and write it."""
-    seeds = image_seeds(stage.seed, part.start, part.stop)
-    num_classes = len(model.classes)
-    labels = [i % num_classes for i in range(part.start, part.stop)] if num_classes else None
-    samples = []
-    pictures = (
-        picture
-        for chunk in sample_images(model.unet, model.diffusion, seeds, labels, stage, model.chunk)
-        for picture in chunk
-    )
-    for offset, picture in enumerate(pictures):
-        image = encode_png(picture.permute(1, 2, 0).numpy())
-        samples.append(
-            Sample(
-                index=offset,
-                split="train",
-                image=image,
-                label=-1 if labels is None else labels[offset],
-                side=model.unet.config.image_size,
-                source=f"{source} seed={seeds[offset]}",
-                source_sha256=hashlib.sha256(image).hexdigest(),
-            )
-        )
-    return write_shard(part.number, samples, [], out)
-
-
-def _draw(stage: SampleStage, environment: Environment, files: ModelFiles, out: Folder) -> ShardSet:
-    """The pictures as a shard set, of the same format as training data."""
-    if out.exists(DATASET):
-        return open_shard_set(out)
-    model = loaded(files)
-    common = _Request(stage, files, out.uri)
-    with connected(environment, stage):
-        reports = make_missing(
-            "samples",
-            parts_of(stage.num, model.chunk),
-            lambda part: read_report(out, part.number),
-            _draw_part,
-            common,
-            stage,
-            lambda report: report.num_samples,
-            stage.num,
-        )
-    fingerprint = sample_key(stage, files.version)
-    header = Header(
-        image_size=model.unet.config.image_size,
-        channels=model.unet.config.image_channels,
-        classes=model.classes,
-        config={**to_plain(stage), "model": files.version.uri},
-        config_fingerprint=fingerprint,
-        source_fingerprint=fingerprint,
-    )
-    return commit(header, reports, out)
+        chosen_labels(config.sample.labels, loaded(files).classes)
+        with connected(environment, config.sample):
+            workers = config.sample if num_gpus() else one_thread_each(config.sample)
+            warm_up(draw_part, workers)
+            tracker = Tracker(environment)
+            tags = {**lineage_tags(model), FEATURES_TAG: " ".join(config.sample.features)}
+            run_id = tracker.start(config.name, "sample", key, tags, to_plain(config.sample))
+            job = _Job(config, environment, tracker, model, files, run_id, environment.samples(key), key, workers)
+            with tracker.ending(run_id):
+                job.work()
+        return SampleRun(job.folder, tracker.run(run_id))
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What all tasks of a sample run share."""
+class _Job:
+    """A sample run at work."""
 
-    stage: SampleStage
-    model: ModelFiles
-    out_uri: str
+    config: Config
+    environment: Environment
+    tracker: Tracker
+    model: ModelVersion
+    files: ModelFiles
+    run_id: str
+    folder: Folder
+    key: str
+    workers: Workers
+    """who draw"""
+
+    def work(self) -> None:
+        """Draw, judge, log; the grid, last, says that all is there."""
+        data = self._data()
+        nets = []
+        if data is not None and self.config.sample.features:
+            nets = feature_nets(self.environment, self.tracker, self.config.sample, self.config.name, data)
+        started = time.monotonic()
+        shards = self._draw(nets)
+        rate = self.config.sample.num / (time.monotonic() - started)
+        self.tracker.log_metrics(self.run_id, {"images_per_s": rate})
+        self.folder.write_json("config.json", to_plain(self.config))
+        grid = self._grid(shards)
+        if data is not None and nets:
+            self._judge(shards, data, nets, grid)
+        self._log_pictures(grid)
+        self.folder.write(GRID, grid)
+
+    def _data(self) -> ShardSet | None:
+        """What the model was trained on, if that is still there."""
+        try:
+            return open_shard_set(Folder(self.model.tags[URI_TAG]))
+        except FileNotFoundError as err:
+            say(f"samples: not judged, the training data cannot be read: {err}")
+            return None
+
+    def _draw(self, nets: Sequence[NetFile]) -> ShardSet:
+        """The pictures as a shard set, of the same format as training data, and their features."""
+        stage, model = self.config.sample, loaded(self.files)
+        outs = [features_of(self.environment, net, self.key) for net in nets]
+        if self.folder.exists(DATASET):
+            return open_shard_set(self.folder)
+
+        def find(part: Part) -> ShardReport | None:
+            complete = all(out.exists(file_of(tar_of(part))) for out in outs)
+            return read_report(self.folder, part.number) if complete else None
+
+        reports = make_missing(
+            "samples",
+            parts_of(stage.num, model.chunk),
+            find,
+            draw_part,
+            DrawRequest(stage, self.files, self.folder, nets, outs),
+            self.workers,
+            lambda report: report.num_samples,
+            stage.num,
+            gpus=bool(num_gpus()),
+        )
+        header = Header(
+            image_size=model.unet.config.image_size,
+            channels=model.unet.config.image_channels,
+            classes=model.classes,
+            config={**to_plain(stage), "model": self.files.uri},
+            config_fingerprint=self.key,
+            source_fingerprint=self.key,
+        )
+        return commit(header, reports, self.folder)
+
+    def _grid(self, shards: ShardSet) -> bytes:
+        images, _ = read_first(shards, "train", GRID_IMAGES)
+        num_columns = grid_columns(len(chosen_labels(self.config.sample.labels, shards.classes)))
+        scale = max(1, GRID_PIXELS // (num_columns * shards.image_size))
+        return encode_png(image_grid(images, num_columns, scale))
+
+    def _judge(self, shards: ShardSet, data: ShardSet, nets: Sequence[NetFile], grid: bytes) -> None:
+        """The metrics, onto the run and the model's own page; how data turns to noise, and what samples are near to."""
+        stage, subject = self.config.sample, Subject(shards, "train", self.key)
+        measured = measure(self.environment, subject, data, nets, stage, stage)
+        self.tracker.log_metrics(self.run_id, measured.metrics, model_id=self.model.model_id)
+        card = model_card(self.model, loaded(self.files), measured.metrics)
+        describe(self.tracker, self.model, card, grid)
+        self.folder.write(NEIGHBOURS, measured.neighbours)
+        real, _ = read_first(data, "train", FORWARD_IMAGES)
+        scale = max(1, 2 * GRID_PIXELS // (11 * data.image_size))
+        states = forward_states(loaded(self.files).diffusion, real)
+        self.folder.write(FORWARD, encode_png(strip(states, scale)))
+
+    def _log_pictures(self, grid: bytes) -> None:
+        """Everything that is in the folder into MLflow, in as many calls as there are files: tars, not pictures."""
+        shown = {name: self.folder.read(name) for name in SHOWN if self.folder.exists(name)}
+        with TemporaryDirectory() as temporary:
+            for name, data in {GRID: grid, **shown}.items():
+                (Path(temporary) / name).write_bytes(data)
+            self.folder.download(Path(temporary) / "samples")
+            shutil.rmtree(Path(temporary) / "samples" / PLAN)
+            for name in (GRID, *SHOWN):
+                (Path(temporary) / "samples" / name).unlink(missing_ok=True)
+            self.tracker.log_folder(self.run_id, Path(temporary))
 
 
-def _draw_part(part: Part, common: _Request) -> ShardReport:
-    """In a Ray task."""
-    return draw_part(part, common.stage, loaded(common.model), common.model.version.uri, Folder(common.out_uri))
-
-
-def _log_pictures(tracker: Tracker, run_id: str, shards: ShardSet, model: ModelFiles) -> None:
-    """The grid, the shard set and the metrics into MLflow, and onto the model's own page."""
-    images, _ = read_images(shards, "train")
-    num_columns = grid_columns(len(shards.classes))
-    scale = max(1, GRID_PIXELS // (num_columns * shards.image_size))
-    grid = encode_png(image_grid(images[:GRID_IMAGES], num_columns, scale))
-    try:
-        metrics = judge(shards, open_shard_set(Folder(model.version.tags[URI_TAG])))
-        tracker.log_metrics(run_id, metrics, model_id=model.version.model_id)
-        describe(tracker, model.version, model_card(model.version, loaded(model), metrics), grid)
-    except FileNotFoundError as err:
-        say(f"samples: not judged, the training data cannot be read: {err}")
-    with TemporaryDirectory() as temporary:
-        pictures = Path(temporary) / "samples"
-        shards.folder.download(pictures)
-        tracker.log_folder(run_id, pictures, "samples")
-        grid_file = Path(temporary) / GRID
-        grid_file.write_bytes(grid)
-        tracker.log_file(run_id, grid_file)
-    shards.folder.write(GRID, grid)
+SHOWN = (REVERSE_FILM, REVERSE_STRIP, FORWARD, NEIGHBOURS)
 
 
 def grid_columns(num_classes: int) -> int:

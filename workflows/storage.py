@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import time
 from contextlib import contextmanager
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING
 
 from diffusion.files import Folder
 
+from .progress import say
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOCK_WAIT_S = 30.0
 """how long to wait for a lock: a killed driver's job needs some seconds to notice"""
+FOR_EVER = math.inf
 
 
 class JobFailed(RuntimeError):
@@ -68,6 +72,10 @@ class Environment:
         """The pictures of the restore run with this key."""
         return self.folder / "restored" / key
 
+    def features(self, name: str) -> Folder:
+        """What is kept of features under this name, of a net or of what a net made of a set."""
+        return self.folder / "features" / name
+
 
 def check_storage(environment: Environment) -> None:
     """Make the storage folder if need be. Raises ValueError if it cannot be written."""
@@ -79,11 +87,11 @@ def check_storage(environment: Environment) -> None:
 
 
 @contextmanager
-def locked(environment: Environment, what: str) -> Iterator[None]:
+def locked(environment: Environment, what: str, patience_s: float = LOCK_WAIT_S) -> Iterator[None]:
     """Be the only one to work on `what` (a stage and a name) in this storage. The kernel frees it when we die.
 
     Does nothing on remote storage, where the submission id of the Ray job excludes others. Raises JobFailed if
-    another process keeps it.
+    another process keeps it for longer than our patience.
     """
     if not environment.folder.is_local:
         yield
@@ -91,15 +99,16 @@ def locked(environment: Environment, what: str) -> Iterator[None]:
     path = Path(environment.folder.path) / "locks" / f"{what}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
-        _acquire(lock.fileno(), path)
+        _acquire(lock.fileno(), path, patience_s)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield
 
 
-def _acquire(lock: int, path: Path) -> None:
-    deadline = time.monotonic() + LOCK_WAIT_S
+def _acquire(lock: int, path: Path, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    told = False
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,6 +118,9 @@ def _acquire(lock: int, path: Path) -> None:
                 raise JobFailed(
                     f"{path.stem} is being worked on by process {owner}; wait for it or end it, then run again"
                 ) from None
+            if patience_s > LOCK_WAIT_S and not told:
+                told = True
+                say(f"waiting for process {path.read_text() or 'unknown'}, which is at work on {path.stem}")
             time.sleep(0.2)
         else:
             return

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .run import RunResult
     from .sample import SampleRun
     from .storage import Environment
-    from .tracking import ModelVersion
+    from .tracking import ModelVersion, TrackedRun
 
 
 def show_run(result: RunResult, environment: Environment) -> None:
@@ -75,6 +75,12 @@ def show_samples(samples: SampleRun) -> dict[str, Any]:
     grid = f"{samples.folder.uri}/grid.png"
     show({"samples": samples.folder.uri, "grid": grid, **metric_rows(metrics), "run": samples.tracked.run_id})
     return {"samples": samples.folder.uri, "grid": grid, "run": samples.tracked.run_id, "metrics": metrics}
+
+
+def show_evaluation(run: TrackedRun) -> dict[str, Any]:
+    """The end of `ddpm evaluate`."""
+    show({**metric_rows(run.metrics), "run": run.run_id})
+    return {"run": run.run_id, "metrics": run.metrics}
 
 
 def show_restored(restored: RestoreRun) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from diffusion.sampling import SamplerConfig, image_noise, network_denoiser, sam
 from diffusion.seeding import generator, image_seeds, key
 from diffusion.training import Training, fit
 from diffusion.unet import UNet
-from workflows.judge import read_images
+from workflows.features import read_first
 from workflows.presets import digits
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ def main() -> None:
     mpl.rcParams.update({"font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10})
     with tempfile.TemporaryDirectory() as folder:
         shards = shard(config, Folder(folder))
-        images, labels = read_images(shards, "val")
+        images, labels = read_first(shards, "val", 10_000)
         held_out = torch.stack([images[labels == label][4] for label in range(10)])
         learned = Learned(learn(config, shards), Diffusion(config.diffusion), held_out)
     for draw in PICTURES:

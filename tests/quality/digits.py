@@ -19,7 +19,7 @@ from sklearn.svm import SVC
 
 from diffusion.data.shard_set import open_shard_set
 from diffusion.files import Folder
-from workflows.judge import read_images
+from workflows.features import read_first
 
 NUM_SAMPLES = 500
 MIN_AGREEMENT, MIN_CLASS_AGREEMENT, MIN_DISTANCE_RATIO = 0.97, 0.90, 0.8
@@ -32,7 +32,7 @@ def main(storage: str = "runs") -> int:
     labels = np.arange(NUM_SAMPLES) % 10
     samples = draw(labels)
     shards = open_shard_set(folder / "data/digits")
-    known, held_out = (flat(read_images(shards, split)[0].numpy()) for split in ("train", "val"))
+    known, held_out = (flat(read_first(shards, split, 10_000)[0].numpy()) for split in ("train", "val"))
 
     agrees = classifier().predict(samples) == labels
     by_class = [agrees[labels == digit].mean() for digit in range(10)]

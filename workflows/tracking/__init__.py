@@ -1,6 +1,6 @@
 """MLflow, and the only place that imports it: runs, the model registry, and what is pulled back out."""
 
-from .lineage import Node, tree_of
+from .lineage import Node, lineage_tags, tree_of
 from .registry import (
     CANDIDATE,
     CHAMPION,
@@ -28,6 +28,7 @@ __all__ = [
     "champion_of",
     "check_server",
     "describe",
+    "lineage_tags",
     "log_model",
     "model_version",
     "pull_model",

@@ -9,6 +9,7 @@ from .registry import versions_of_run
 from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, STAGE_TAG, URI_TAG
 
 if TYPE_CHECKING:
+    from .registry import ModelVersion
     from .runs import TrackedRun, Tracker
 
 DATA, MODEL = "data", "model"
@@ -27,6 +28,11 @@ class Node:
     """digest, run id, models:/NAME/VERSION, or RUN/KEY"""
     detail: str = ""
     children: list[Node] = field(default_factory=list)
+
+
+def lineage_tags(model: ModelVersion) -> dict[str, str]:
+    """The edges of the lineage that lead to what a model drew: data, training run, model."""
+    return {MODEL_TAG: model.uri, "ddpm.training_run": model.run_id, DIGEST_TAG: model.tags[DIGEST_TAG]}
 
 
 def tree_of(tracker: Tracker, digest: str) -> Node:

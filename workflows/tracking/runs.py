@@ -165,9 +165,9 @@ class Tracker:
         dataset = DatasetEntity(name, digest, "local", json.dumps({"uri": uri}))
         self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
-    def log_folder(self, run_id: str, folder: Path, name: str) -> None:
-        """All the files under a local folder, as artifacts under `name`."""
-        self.client.log_artifacts(run_id, str(folder), name)
+    def log_folder(self, run_id: str, folder: Path, name: str = "") -> None:
+        """All the files under a local folder, as artifacts under `name`, or at the top."""
+        self.client.log_artifacts(run_id, str(folder), name or None)
 
     def log_file(self, run_id: str, file: Path) -> None:
         """A local file, as an artifact at the top."""

@@ -1,0 +1,137 @@
+"""`ddpm evaluate` on a real Ray: real pictures beside others of their kind, beside noise, and beside samples."""
+
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+
+from diffusion.data.images import encode_png
+from diffusion.data.shard_set import Header, commit, open_shard_set
+from diffusion.data.shards import Sample, write_shard
+from diffusion.files import Folder
+
+pytestmark = pytest.mark.ray
+BOTH = ("--features", "thumbnails", "dataset")
+
+
+@pytest.fixture(scope="module")
+def evaluate(ddpm, whole, storage, cluster):
+    """The command, on the session's Ray and storage; the metrics, or what it says of a wrong call."""
+
+    def call(*words, check=True):
+        where = ("--storage", str(storage), "--address", cluster.address, "--json")
+        done = ddpm("evaluate", *map(str, words), *where, check=check)
+        return json.loads(done.stdout.splitlines()[-1]) if check else done
+
+    return call
+
+
+def write_set(place, pictures, labels, num_classes=10):
+    """A shard set of these pictures."""
+    out = Folder(place)
+    samples = []
+    for index, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        image = encode_png(picture)
+        sha256 = hashlib.sha256(image).hexdigest()
+        side = picture.shape[0]
+        samples.append(
+            Sample(
+                index=index, split="train", image=image, label=label, side=side, source=str(index),
+                source_sha256=sha256,
+            )
+        )  # fmt: skip
+    header = Header(
+        image_size=pictures.shape[1], channels=pictures.shape[3], classes=list(map(str, range(num_classes))),
+        config={}, config_fingerprint="", source_fingerprint="",
+    )  # fmt: skip
+    return commit(header, [write_shard(0, samples, [], out)], out)
+
+
+@pytest.fixture(scope="module")
+def real(evaluate, whole):
+    """Held-out digits beside the others."""
+    return evaluate(whole["data"], "--data", whole["data"], "--split", "val", *BOTH)["metrics"]
+
+
+@pytest.fixture(scope="module")
+def noise(evaluate, whole, tmp_path_factory):
+    """As many pictures of noise."""
+    num = open_shard_set(Folder(whole["data"])).num_samples("val")
+    pictures = np.random.default_rng(0).integers(0, 256, (num, 8, 8, 1), dtype=np.uint8)
+    shards = write_set(tmp_path_factory.mktemp("noise") / "set", pictures, np.arange(num) % 10)
+    return evaluate(shards.folder.uri, "--data", whole["data"], *BOTH)["metrics"]
+
+
+@pytest.mark.parametrize("kind", ["thumbnails", "dataset"])
+def test_held_out_pictures_are_near_and_noise_is_far(real, noise, kind):
+    assert real["n"] == noise["n"] > 100
+    assert real[f"frechet_{kind}"] == pytest.approx(real[f"frechet_{kind}_held_out"])  # they are those
+    assert noise[f"frechet_{kind}"] > 10 * real[f"frechet_{kind}"]
+    assert noise[f"kernel_{kind}"] > 10 * abs(real[f"kernel_{kind}"])
+    assert real[f"precision_{kind}"] > 0.7
+    assert noise[f"precision_{kind}"] < 0.1
+
+
+def test_a_net_of_the_data_knows_its_classes(real, noise):
+    assert real["label_agreement_dataset"] > 0.9
+    assert real["label_agreement_dataset_worst"] > 0.7
+    assert real["inception_score_dataset"] > 7
+    assert noise["label_agreement_dataset"] < 0.3
+
+
+def test_held_out_pictures_are_no_copies(real):
+    assert real["nearest_distance_ratio"] == pytest.approx(1)
+    assert real["nearest_label_agreement"] > 0.9
+
+
+def test_copies_are_told(evaluate, whole, storage):
+    found = evaluate(whole["data"], "--data", whole["data"], "--features", "thumbnails")["metrics"]
+
+    assert found["nearest_distance"] == 0
+    assert found["nearest_distance_ratio"] == 0
+    assert found["frechet_thumbnails"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_net_is_trained_once_and_tracked_by_the_datas_digest(real, whole, client, storage):
+    experiment = client.get_experiment_by_name("smoke")
+    runs = client.search_runs([experiment.experiment_id], "tags.`ddpm.stage` = 'features'")
+    (run,) = runs
+
+    assert run.data.tags["ddpm.dataset_digest"] == whole["digest"]
+    assert run.data.metrics["accuracy"] > 0.9
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["classifier.safetensors"]
+
+
+def test_samples_are_measured_again_from_the_storage_or_from_mlflow(evaluate, whole, client):
+    found = evaluate(whole["sample_run"], "--bits-images", "20")
+    metrics, drawn = found["metrics"], client.get_run(whole["sample_run"]).data.metrics
+    run = client.get_run(found["run"])
+
+    assert metrics["frechet_thumbnails"] == pytest.approx(whole["metrics"]["frechet_thumbnails"])
+    assert metrics["n"] == 40
+    assert metrics["bits_n"] == 20
+    assert metrics["bits_per_dim_low"] < metrics["bits_per_dim"] < metrics["bits_per_dim_high"]
+    assert drawn["frechet_dataset"] == pytest.approx(metrics["frechet_dataset"])
+    assert run.data.tags["ddpm.model"] == whole["model"]
+    assert [file.path for file in client.list_artifacts(found["run"])] == ["neighbours.png"]
+    assert evaluate("smoke", "--bits-images", "20")["run"] == found["run"]  # the newest of the model; done already
+
+
+def test_what_cannot_be_measured_is_refused_in_a_line(evaluate, whole, tmp_path):
+    small = write_set(tmp_path / "small", np.zeros((5, 4, 4, 1), np.uint8), [0] * 5).folder.uri
+    wrong = {
+        ("nothing",): "run must be the id of a run in .*, got 'nothing'",
+        (whole["data"],): "data must be given, the shard set to compare .* with",
+        (small, "--data", whole["data"]): "pictures must be of the data's size and channels, 8x8x1, got 4x4x1",
+        (whole["sample_run"], "--features", "pixels"): "features must be some of thumbnails, dataset, inception, got",
+        (whole["data"], "--data", whole["data"], "--bits-images", "3"): "bits_images must be 0 for pictures that no",
+        (whole["sample_run"], "--features", "inception", "--inception-weights", "/no/file"): "cannot be read",
+    }
+    for words, message in wrong.items():
+        done = evaluate(*words, check=False)
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("ddpm: error: ")]
+
+        assert done.returncode == 2, words
+        assert re.search(message, line), line

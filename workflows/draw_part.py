@@ -1,0 +1,130 @@
+"""The part of a sample run that one Ray task draws: pictures to a tar, their features beside it, the film of the first.
+
+It knows nothing of MLflow, which a worker would have to import first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from diffusion.data.images import decode_png, encode_png
+from diffusion.data.shards import Sample, ShardReport, read_report, write_shard
+from diffusion.data.tar import read_headers
+from diffusion.film import animation, strip
+from diffusion.process import to_uint8
+from diffusion.sampling import sample_images
+from diffusion.seeding import image_seeds
+
+from .drawing import ModelFiles, Part, chosen_labels, loaded
+from .features import NetFile, file_of, write_features
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import UInt8
+    from torch import Tensor
+
+    from diffusion.checkpoint import Model
+    from diffusion.files import Folder
+
+    from .config import SampleStage
+
+REVERSE_FILM, REVERSE_STRIP = "reverse.gif", "reverse.png"
+FILM_IMAGES, STRIP_IMAGES = 20, 4
+FILM_PIXELS = 480
+
+
+@dataclass(frozen=True)
+class DrawRequest:
+    """What all tasks of a sample run share."""
+
+    stage: SampleStage
+    model: ModelFiles
+    out: Folder
+    nets: Sequence[NetFile]
+    features: Sequence[Folder]
+    """where the features of each net go"""
+
+
+def tar_of(part: Part) -> str:
+    """The name of a part's tar."""
+    return f"train-{part.number:06d}.tar"
+
+
+def draw_part(part: Part, request: DrawRequest) -> ShardReport:
+    """Draw the images of one part and write them, or only those of its features that are missing."""
+    missing = [
+        (net, out)
+        for net, out in zip(request.nets, request.features, strict=True)
+        if not out.exists(file_of(tar_of(part)))
+    ]
+    report = read_report(request.out, part.number)
+    images = None if report is None else _drawn(part, request.out)
+    if images is None:
+        images = _images(part, request)
+    for net, out in missing:
+        write_features(net, images, out, tar_of(part))
+    return report or _write(part, request, images)
+
+
+def labels_of(part: Part, stage: SampleStage, classes: Sequence[str]) -> list[int] | None:
+    """The label of each image of a part; the chosen classes take turns, from the first image of the request on."""
+    turns = chosen_labels(stage.labels, classes)
+    return [turns[i % len(turns)] for i in range(part.start, part.stop)] if turns else None
+
+
+def _images(part: Part, request: DrawRequest) -> UInt8[Tensor, "n c h w"]:
+    """The pictures of a part; of the first part, how they came to be goes beside the tars."""
+    stage, model = request.stage, loaded(request.model)
+    seeds, labels = image_seeds(stage.seed, part.start, part.stop), labels_of(part, stage, model.classes)
+    states: list[Tensor] = []
+
+    def watch(x: Tensor) -> None:
+        states.append(to_uint8(x[:FILM_IMAGES]).cpu())
+
+    watched = watch if part.number == 0 else None
+    images = torch.cat(list(sample_images(model.unet, model.diffusion, seeds, labels, stage, model.chunk, watched)))
+    if states:
+        _write_film([state[: len(images)] for state in states], request.out, model)
+    return images
+
+
+def _write_film(states: Sequence[UInt8[Tensor, "n c h w"]], out: Folder, model: Model) -> None:
+    side = model.unet.config.image_size
+    columns = min(10, len(states[0]))
+    out.write(REVERSE_FILM, animation(states, columns, max(1, FILM_PIXELS // (columns * side))))
+    few = [state[:STRIP_IMAGES] for state in states]
+    out.write(REVERSE_STRIP, encode_png(strip(few, max(1, 2 * FILM_PIXELS // (11 * side)))))
+
+
+def _write(part: Part, request: DrawRequest, images: UInt8[Tensor, "n c h w"]) -> ShardReport:
+    stage, model = request.stage, loaded(request.model)
+    seeds, labels = image_seeds(stage.seed, part.start, part.stop), labels_of(part, stage, model.classes)
+    samples = []
+    for index, (picture, seed) in enumerate(zip(images, seeds, strict=True)):
+        image = encode_png(picture.permute(1, 2, 0).numpy())
+        samples.append(
+            Sample(
+                index=index,
+                split="train",
+                image=image,
+                label=-1 if labels is None else labels[index],
+                side=model.unet.config.image_size,
+                source=f"{request.model.uri} seed={seed}",
+                source_sha256=hashlib.sha256(image).hexdigest(),
+            )
+        )
+    return write_shard(part.number, samples, [], request.out)
+
+
+def _drawn(part: Part, out: Folder) -> UInt8[Tensor, "n c h w"]:
+    """The pictures of a part that is there."""
+    data = out.read(tar_of(part))
+    members = [member for member in read_headers(data) if member.name.endswith(".png")]
+    pictures = np.stack([decode_png(member.data(data)) for member in members])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2)
