@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from diffusion.files import Folder
 
@@ -90,12 +90,38 @@ def locked(environment: Environment, what: str) -> Iterator[None]:
         return
     path = Path(environment.folder.path) / "locks" / f"{what}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as lock:
-        _acquire(lock.fileno(), path)
+    with file_lock(path):
+        yield
+
+
+@contextmanager
+def file_lock(path: Path, remove: bool = False) -> Iterator[None]:
+    """Be the only process to hold this file; `remove`: leave none behind. Raises JobFailed if another keeps it."""
+    with _opened(path) as lock:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            if remove:
+                path.unlink()
+
+
+def _opened(path: Path) -> IO[str]:
+    """The file, locked, and still the one of that name: whoever had it may have removed it while we waited."""
+    while True:
+        lock = path.open("a+")
+        try:
+            _acquire(lock.fileno(), path)
+            if os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                return lock
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            lock.close()
+            raise
+        lock.close()
 
 
 def _acquire(lock: int, path: Path) -> None:

@@ -21,6 +21,7 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag, ViewT
 from mlflow.exceptions import MlflowException
 
 from ..storage import locked
+from .artifacts import Artifacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,6 +173,15 @@ class Tracker:
     def log_file(self, run_id: str, file: Path) -> None:
         """A local file, as an artifact at the top."""
         self.client.log_artifact(run_id, str(file))
+
+    def names(self, stage: str) -> list[str]:
+        """The experiments with a run of this stage that came to its end; 20 are looked through."""
+        experiments = self.client.search_experiments(max_results=20)
+        return [each.name for each in experiments if self.latest(each.name, stage) is not None]
+
+    def artifacts(self, run_id: str) -> Artifacts:
+        """What a run has logged, to be had file by file."""
+        return Artifacts(self.client.get_run(run_id).info.artifact_uri, f"run {run_id}")
 
     def download(self, run_id: str, name: str, destination: Path) -> Path:
         """The artifacts under `name`, into a folder. Raises ValueError if the run has none."""
