@@ -38,7 +38,7 @@ class Artifacts:
 
     def names(self, folder: str = "") -> list[str]:
         """The paths of all files in a folder, at any depth, sorted; none where there is no such folder."""
-        found = []
+        found: list[str] = []
         for entry in self._asked(lambda: self._repository.list_artifacts(folder or None)):
             found += self.names(entry.path) if entry.is_dir else [entry.path]
         return sorted(found)
