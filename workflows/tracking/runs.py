@@ -65,8 +65,8 @@ class Tracker:
         self.artifact_root = environment.artifact_root
         self.database = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:") else None
         check_server(environment)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
+        for name in ("mlflow", "alembic", "urllib3"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
