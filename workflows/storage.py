@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LOCK_WAIT_S = 30.0
 """how long to wait for a lock: a killed driver's job needs some seconds to notice"""
+RETRY_S = 0.2
 
 
 class JobFailed(RuntimeError):
@@ -135,6 +136,6 @@ def _acquire(lock: int, path: Path) -> None:
                 raise JobFailed(
                     f"{path.stem} is being worked on by process {owner}; wait for it or end it, then run again"
                 ) from None
-            time.sleep(0.2)
+            time.sleep(RETRY_S)
         else:
             return
