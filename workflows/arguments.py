@@ -165,8 +165,8 @@ class PullSamplesArgs(Common):
     """the id of a sample run, or NAME for the newest of that model"""
     destination: Positional[str]
     """a folder that does not exist yet"""
-    as_: Annotated[Literal["png", "webdataset"], arg(name="as")] = "png"
-    """png: a folder of pictures; webdataset: the shard set"""
+    as_: Annotated[Literal["png", "webdataset", "npz"], arg(name="as")] = "png"
+    """png: a folder of pictures; webdataset: the shard set; npz: samples.npz with arrays of pictures and labels"""
 
 
 @dataclass(frozen=True, kw_only=True)

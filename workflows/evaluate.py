@@ -59,7 +59,7 @@ def run(environment: Environment, what: str, data: str, split: str, stage: Evalu
         if stage.bits_images and asked.model is None:
             raise ValueError(f"bits_images must be 0 for pictures that no model drew, got {stage.bits_images}")
         key = evaluation_key(asked, stage)
-        with locked(environment, f"evaluate-{key}", patience_s=FOR_EVER):
+        with locked(environment, f"evaluate-{key}", wait_s=FOR_EVER):
             if (done := tracker.finished(asked.name, "evaluate", key)) is not None:
                 say(f"evaluate: reused run {done.run_id}")
                 return done

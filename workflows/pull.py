@@ -1,83 +1,101 @@
-"""`ddpm pull`: tracked models and samples, out of MLflow into a folder, whole or not at all."""
+"""`ddpm pull`: tracked models and samples, out of MLflow into a folder, whole or not at all.
+
+What comes is checked against the hashes that it was logged with. A pull that is killed, or whose connection breaks,
+goes on from the last whole file when it is called again.
+"""
 
 from __future__ import annotations
 
-import shutil
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from diffusion.checkpoint import load_model
-from diffusion.data.shard_set import open_shard_set
-from diffusion.data.tar import read_headers
+from diffusion.data.export import export_npz, export_png
+from diffusion.data.shard_set import DATASET, ShardSet, open_shard_set
+from diffusion.data.verify import check_dataset
 from diffusion.diffusers_format import export_diffusers
 from diffusion.files import Folder
 
-from .tracking import Tracker, model_version, pull_model
+from .arrival import arriving
+from .progress import Bar
+from .tracking import Artifacts, Tracker, model_version, pull_model_into
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from .storage import Environment
+    from .tracking import TrackedRun
 
 ModelFormat = Literal["safetensors", "diffusers"]
-SampleFormat = Literal["png", "webdataset"]
+SampleFormat = Literal["png", "webdataset", "npz"]
+SAMPLES = "samples"
 
 
 def pull_model_to(environment: Environment, name: str, destination: Path, format_: ModelFormat) -> str:
     """Weights and config of a model (NAME, NAME@alias, NAME/version) into a new folder; the version's URI.
 
     As our own two files, or as a folder that diffusers opens. Raises ValueError if there is no such model, the
-    destination is there already, or diffusers cannot have such a network.
+    destination is there already, or diffusers cannot have such a network; JobFailed if the model is damaged.
     """
     model = model_version(Tracker(environment), name)
-    files = pull_model(model)
-    if format_ == "diffusers":
-        loaded, files = load_model(files.__getitem__), {}
-        export_diffusers(files.__setitem__, loaded)
-    with _new_folder(destination) as folder:
+    with arriving(destination, f"{model.uri} {model.model_id}") as arrival:
+        files = pull_model_into(model, arrival.kept)
+        if format_ == "diffusers":
+            loaded, files = load_model(files.__getitem__), {}
+            export_diffusers(files.__setitem__, loaded)
         for file_name, data in files.items():
-            (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file_name).write_bytes(data)
+            (arrival.whole / file_name).parent.mkdir(parents=True, exist_ok=True)
+            (arrival.whole / file_name).write_bytes(data)
     return model.uri
 
 
 def pull_samples_to(environment: Environment, run: str, destination: Path, as_: SampleFormat) -> str:
     """The pictures of a sample run (its id, or the name of a model for the newest) into a new folder; the run's id.
 
-    As PNG files KEY.png (in a folder a class, where there are labels), or as the shard set that they are; every
-    tar's sha256 is checked. Raises ValueError if there is no such run, or the destination is there already.
+    As PNG files KEY.png (in a folder a class, where there are labels), as the shard set that they are, or as arrays in
+    `samples.npz`. Raises ValueError if there is no such run, or the destination is there already; JobFailed, naming
+    the file, if one is damaged.
     """
     tracker = Tracker(environment)
-    if tracker.is_empty:
-        raise ValueError(f"there are no samples of {run!r}: nothing has been tracked in {tracker.uri} yet")
-    tracked = tracker.latest(run, "sample") or tracker.run(run)
-    with TemporaryDirectory() as temporary, _new_folder(destination) as folder:
-        pictures = tracker.download(tracked.run_id, "samples", Path(temporary))
-        shards = open_shard_set(Folder(pictures))
-        for tar in shards.tars:
-            data = shards.checked_tar(tar)
-            if as_ == "png":
-                labels = shards.manifest(tar, ["label"])["label"].to_pylist()
-                images = [member for member in read_headers(data) if member.name.endswith(".png")]
-                for member, label in zip(images, labels, strict=True):
-                    home = folder / shards.classes[label] if label >= 0 else folder
-                    home.mkdir(exist_ok=True)
-                    (home / member.name).write_bytes(member.data(data))
+    tracked = _sample_run(tracker, run)
+    artifacts = tracker.artifacts(tracked.run_id)
+    names = artifacts.names(SAMPLES)
+    if f"{SAMPLES}/{DATASET}" not in names:
+        raise ValueError(f"run must be one that has drawn samples, got {run!r}, which has no {SAMPLES}/{DATASET}")
+    with arriving(destination, tracked.run_id) as arrival:
+        shards = _fetch_samples(artifacts, names, arrival.kept)
         if as_ == "webdataset":
-            shutil.copytree(pictures, folder, dirs_exist_ok=True)
+            arrival.whole = arrival.kept / SAMPLES
+        else:
+            {"png": export_png, "npz": export_npz}[as_](shards, arrival.whole)
     return tracked.run_id
 
 
-@contextmanager
-def _new_folder(destination: Path) -> Iterator[Path]:
-    """A folder beside the destination that takes its name when all is in it."""
-    if destination.exists():
-        raise ValueError(f"destination must not exist yet, got {destination}")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.") as temporary:
-        folder = Path(temporary) / destination.name
-        folder.mkdir()
-        yield folder
-        folder.rename(destination)
+def _sample_run(tracker: Tracker, run: str) -> TrackedRun:
+    """The run of this id, or the newest of this name. Raises ValueError, with the names that there are, if none is."""
+    if tracker.is_empty:
+        raise ValueError(f"there are no samples of {run!r}: nothing has been tracked in {tracker.uri} yet")
+    if (tracked := tracker.latest(run, "sample")) is not None:
+        return tracked
+    if tracker.has_run(run):
+        return tracker.run(run)
+    names = tracker.names("sample")
+    known = f"there are samples of: {', '.join(names)}" if names else "nobody has drawn any"
+    raise ValueError(f"there are no samples of {run!r} in {tracker.uri}, nor is it the id of a run; {known}")
+
+
+def _fetch_samples(artifacts: Artifacts, names: list[str], folder: Path) -> ShardSet:
+    """The shard set of a sample run in a local folder: what `dataset.json` vouches for, and nothing else."""
+    (folder / SAMPLES / DATASET).unlink(missing_ok=True)  # it vouches for the others: always that of the store
+    artifacts.fetch(f"{SAMPLES}/{DATASET}", folder)
+    local = Folder(folder / SAMPLES)
+    for difference in check_dataset(local):
+        raise artifacts.damaged(f"{difference.file} {difference.what}")
+    shards = open_shard_set(local)
+    wanted = {**shards.parts, **{tar.name: tar.sha256 for tar in shards.tars}}
+    with Bar("pull", len(wanted), "file") as bar:
+        for number, (name, sha256) in enumerate(wanted.items(), start=1):
+            if f"{SAMPLES}/{name}" not in names:
+                raise artifacts.damaged(f"{SAMPLES}/{name} is missing")
+            artifacts.fetch(f"{SAMPLES}/{name}", folder, sha256, f"of {DATASET}")
+            bar.update(number)
+    return shards

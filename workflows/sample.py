@@ -86,7 +86,7 @@ def run(config: Config, environment: Environment, model: ModelVersion) -> Sample
     """
     check_storage(environment)
     key = sample_key(config.sample, model)
-    with locked(environment, f"sample-{key}", patience_s=FOR_EVER):
+    with locked(environment, f"sample-{key}", wait_s=FOR_EVER):
         if (done := finished(config, environment, model)) is not None:
             say(f"samples: reused {done.folder.uri}")
             return done

@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from diffusion.files import Folder
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LOCK_WAIT_S = 30.0
 """how long to wait for a lock: a killed driver's job needs some seconds to notice"""
 FOR_EVER = math.inf
+RETRY_S = 0.2
 
 
 class JobFailed(RuntimeError):
@@ -87,27 +88,53 @@ def check_storage(environment: Environment) -> None:
 
 
 @contextmanager
-def locked(environment: Environment, what: str, patience_s: float = LOCK_WAIT_S) -> Iterator[None]:
+def locked(environment: Environment, what: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     """Be the only one to work on `what` (a stage and a name) in this storage. The kernel frees it when we die.
 
     Does nothing on remote storage, where the submission id of the Ray job excludes others. Raises JobFailed if
-    another process keeps it for longer than our patience.
+    another process keeps it for longer than `wait_s`.
     """
     if not environment.folder.is_local:
         yield
         return
     path = Path(environment.folder.path) / "locks" / f"{what}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as lock:
-        _acquire(lock.fileno(), path, patience_s)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    with file_lock(path, wait_s=wait_s):
         yield
 
 
-def _acquire(lock: int, path: Path, patience_s: float) -> None:
-    deadline = time.monotonic() + patience_s
+@contextmanager
+def file_lock(path: Path, remove: bool = False, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Be the only process to hold this file; `remove`: leave none behind. Raises JobFailed if another keeps it."""
+    with _opened(path, wait_s) as lock:
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        try:
+            yield
+        finally:
+            if remove:
+                path.unlink()
+
+
+def _opened(path: Path, wait_s: float) -> IO[str]:
+    """The file, locked, and still the one of that name: whoever had it may have removed it while we waited."""
+    while True:
+        lock = path.open("a+")
+        try:
+            _acquire(lock.fileno(), path, wait_s)
+            if os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                return lock
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            lock.close()
+            raise
+        lock.close()
+
+
+def _acquire(lock: int, path: Path, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
     told = False
     while True:
         try:
@@ -118,9 +145,9 @@ def _acquire(lock: int, path: Path, patience_s: float) -> None:
                 raise JobFailed(
                     f"{path.stem} is being worked on by process {owner}; wait for it or end it, then run again"
                 ) from None
-            if patience_s > LOCK_WAIT_S and not told:
+            if wait_s > LOCK_WAIT_S and not told:
                 told = True
                 say(f"waiting for process {path.read_text() or 'unknown'}, which is at work on {path.stem}")
-            time.sleep(0.2)
+            time.sleep(RETRY_S)
         else:
             return

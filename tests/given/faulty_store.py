@@ -24,6 +24,7 @@ from werkzeug.serving import make_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from socketserver import BaseServer
 
 BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 NOT_PASSED_ON = re.compile("connection|keep-alive|transfer-encoding|content-length|date|server", re.IGNORECASE)
@@ -171,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._send(status, headers, data, length, cut=how == "cut")
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do  # noqa: N815 - http.server's names
+    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = do  # noqa: N815 - http.server's names
 
     def _body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
@@ -233,16 +234,27 @@ def open_faulty_store(address: str = "127.0.0.1") -> Iterator[FaultyStore]:
     """A healthy store without buckets at this address, for as long as the context lasts."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
     real = make_server("127.0.0.1", 0, create_backend_app("s3"), threaded=True)
-    store = FaultyStore(f"127.0.0.1:{real.server_port}")
+    with _serving(real), open_proxy(f"127.0.0.1:{real.server_port}", address) as store:
+        yield store
+
+
+@contextmanager
+def open_proxy(upstream: str, address: str = "127.0.0.1") -> Iterator[FaultyStore]:
+    """Before any HTTP server at host:port; the first part of a path is its "bucket"."""
+    store = FaultyStore(upstream)
     proxy = Server((address, 0), type("StoreHandler", (Handler,), {"store": store}))
     store.endpoint = f"{address}:{proxy.server_port}"
-    servers = [(each, threading.Thread(target=each.serve_forever, args=(0.05,), daemon=True)) for each in (real, proxy)]
-    for _, thread in servers:
-        thread.start()
-    try:
+    with _serving(proxy):
         yield store
+
+
+@contextmanager
+def _serving(server: BaseServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield
     finally:
-        for server, thread in servers:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -168,12 +168,15 @@ def test_a_model_pulled_for_diffusers_names_the_same_noise_there(ddpm, whole, st
         torch.testing.assert_close(theirs(x, t, labels, return_dict=False)[0], ours(x, t, labels), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["png", "webdataset"])
+@pytest.mark.parametrize("form", ["png", "webdataset", "npz"])
 def test_pulled_samples_are_all_there(ddpm, whole, storage, tmp_path, form):
     ddpm("pull", "samples", "smoke", str(tmp_path / "out"), "--as", form, "--storage", str(storage))
 
     if form == "png":
         assert len(list((tmp_path / "out").glob("?/*.png"))) == 40
+    elif form == "npz":
+        with np.load(tmp_path / "out" / "samples.npz") as arrays:
+            assert (arrays["images"].shape, arrays["labels"].shape) == ((40, 8, 8, 1), (40,))
     else:
         assert open_shard_set(Folder(tmp_path / "out")).digest == open_shard_set(Folder(whole["samples"])).digest
 

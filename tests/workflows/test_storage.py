@@ -1,11 +1,13 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from workflows import storage
-from workflows.storage import Environment, JobFailed, check_storage, locked
+from workflows.storage import Environment, JobFailed, check_storage, file_lock, locked
 
 HOLD = """
 import sys
@@ -74,3 +76,21 @@ def test_a_tracking_server_named_by_flag_or_environment_keeps_its_own_artifacts(
     assert by_environment.mlflow_uri == "http://from-environment"
     assert by_flag.mlflow_uri == "http://flag"
     assert by_flag.artifact_root is None
+
+
+def test_a_lock_whose_file_is_removed_each_time_still_lets_in_one_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "RETRY_S", 0.001)
+    inside, seen = [], []
+
+    def work(number):
+        with file_lock(tmp_path / "x.lock", remove=True):
+            inside.append(number)
+            seen.append(len(inside))
+            time.sleep(0.001)
+            inside.remove(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(40)))
+
+    assert seen == [1] * 40
+    assert list(tmp_path.iterdir()) == []

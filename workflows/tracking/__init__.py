@@ -1,5 +1,6 @@
 """MLflow, and the only place that imports it: runs, the model registry, and what is pulled back out."""
 
+from .artifacts import Artifacts
 from .lineage import Node, lineage_tags, tree_of
 from .registry import (
     CANDIDATE,
@@ -10,6 +11,7 @@ from .registry import (
     log_model,
     model_version,
     pull_model,
+    pull_model_into,
     set_alias,
 )
 from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, URI_TAG, TrackedRun, Tracker, check_server
@@ -21,6 +23,7 @@ __all__ = [
     "GIT_TAG",
     "MODEL_TAG",
     "URI_TAG",
+    "Artifacts",
     "ModelVersion",
     "Node",
     "TrackedRun",
@@ -32,6 +35,7 @@ __all__ = [
     "log_model",
     "model_version",
     "pull_model",
+    "pull_model_into",
     "set_alias",
     "tree_of",
 ]

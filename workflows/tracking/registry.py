@@ -19,6 +19,9 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 import diffusion
 
+from .artifacts import Artifacts
+from .model_files import FILES_TAG, fetch_model, write_sums
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -80,6 +83,7 @@ def log_model(
         for file_name, data in {**files, "package.txt": f"{package.name}\n".encode()}.items():
             (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
             (folder / file_name).write_bytes(data)
+        sums_sha256 = write_sums(folder, package, SERVED_MODEL)
         with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it asks for type hints: the signature says it all
             logged = mlflow.pyfunc.log_model(
@@ -96,7 +100,7 @@ def log_model(
     except MlflowException as err:
         if err.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    tags = {**tags, SAMPLER_TAG: json.dumps(sampler)}
+    tags = {**tags, SAMPLER_TAG: json.dumps(sampler), FILES_TAG: sums_sha256}
     made = tracker.client.create_model_version(
         name,
         logged.model_uri,
@@ -162,11 +166,17 @@ def champion_of(tracker: Tracker, name: str) -> ModelVersion | None:
 
 
 def pull_model(model: ModelVersion) -> dict[str, bytes]:
-    """The files of a model (weights and config), by name."""
+    """The files of a model (weights and config), by name. Raises JobFailed, as `pull_model_into`."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = mlflow.artifacts.download_artifacts(artifact_uri=model.uri, dst_path=temporary)
-        files = sorted((Path(folder) / "artifacts" / "model").iterdir())
-        return {file.name: file.read_bytes() for file in files if file.suffix in (".json", ".safetensors")}
+        return pull_model_into(model, Path(temporary) / "model")
+
+
+def pull_model_into(model: ModelVersion, folder: Path) -> dict[str, bytes]:
+    """The same, by way of a folder that keeps what was pulled when it is interrupted.
+
+    Raises JobFailed, in one line, if the model is damaged (see `model_files`), or MLflow does not give it.
+    """
+    return fetch_model(Artifacts(model.uri, f"model {model.uri}"), model.tags, folder)
 
 
 def _package(parent: Path) -> Path:

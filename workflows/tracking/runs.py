@@ -21,6 +21,7 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag, ViewT
 from mlflow.exceptions import MlflowException
 
 from ..storage import locked
+from .artifacts import Artifacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,8 +65,8 @@ class Tracker:
         self.artifact_root = environment.artifact_root
         self.database = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:") else None
         check_server(environment)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
+        for name in ("mlflow", "alembic", "urllib3"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
@@ -172,6 +173,15 @@ class Tracker:
     def log_file(self, run_id: str, file: Path) -> None:
         """A local file, as an artifact at the top."""
         self.client.log_artifact(run_id, str(file))
+
+    def names(self, stage: str) -> list[str]:
+        """The experiments with a run of this stage that came to its end; 20 are looked through."""
+        experiments = self.client.search_experiments(max_results=20)
+        return [each.name for each in experiments if self.latest(each.name, stage) is not None]
+
+    def artifacts(self, run_id: str) -> Artifacts:
+        """What a run has logged, to be had file by file."""
+        return Artifacts(self.client.get_run(run_id).info.artifact_uri, f"run {run_id}")
 
     def download(self, run_id: str, name: str, destination: Path) -> Path:
         """The artifacts under `name`, into a folder. Raises ValueError if the run has none."""
