@@ -105,7 +105,7 @@ def train_classifier(
     """A classifier of the pictures 0 … num_samples-1 that `read` gives by index, with labels; -1 is none.
 
     Takes 1,000 steps of 128 pictures, drawn with replacement. Equal arguments give equal weights, on a machine of one
-    kind with as many threads. Raises ValueError for no pictures, or if not one has a label.
+    kind with as many threads. Raises ValueError for no pictures.
     """
     if num_samples < 1:
         raise ValueError(f"a classifier needs at least 1 picture to learn from, got {num_samples}")

@@ -124,7 +124,8 @@ def test_a_file_of_an_older_pytorch_is_the_same(net, weights):
     old = OrderedDict((name, tensor) for name, tensor in weights.items() if not name.endswith("tracked"))
     loaded = load_inception(as_file(old, _use_new_zipfile_serialization=False), "old.pth")
 
-    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in loaded.state_dict().items() if tensor.dim())
+    assert loaded.state_dict().keys() == net.state_dict().keys()
+    assert all(torch.equal(loaded.state_dict()[name], net.state_dict()[name]) for name in old)
     assert not loaded.training
 
 
