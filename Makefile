@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml infra/constraints.txt
 
 # Not by the extra: their own dependency, torchvision, is for other builds of torch (see networks.py, load.py).
 PEERS := denoising-diffusion-pytorch==2.3.4 ema-pytorch==0.8.3 pytorch-fid==0.3.0 mosaicml-streaming==0.13.0 \
-	litdata==0.2.76
+	litdata==0.2.76 torch-fidelity==0.4.0
 BENCH := $(VENV)/.bench
 
 $(BENCH): $(INSTALLED)
