@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import urllib.request
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -133,19 +134,23 @@ def inception_weights(environment: Environment, place: str) -> bytes:
         return _checked(data, place)
     if folder.exists(name):
         return folder.read(name)
-    url = place or INCEPTION_URL
+    weights = _fetched(place or INCEPTION_URL)
+    folder.write(name, weights)
+    return weights
+
+
+def _fetched(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - http(s) only
-            data = answer.read()
-    except (OSError, ValueError) as err:
+            data: bytes = answer.read()
+    except (OSError, ValueError, HTTPException) as err:
         raise ValueError(
             f"features=inception needs the weights of Inception-v3, and {url} cannot be fetched "
             f"({getattr(err, 'reason', err)}): download them elsewhere and give --inception-weights FILE"
         ) from None
     if not hashlib.sha256(data).hexdigest().startswith(INCEPTION_SHA256):
         raise ValueError(f"{url} is not the file of FID's weights: its sha256 does not begin with {INCEPTION_SHA256}")
-    folder.write(name, _checked(data, url))
-    return data
+    return _checked(data, url)
 
 
 def _checked(data: bytes, place: str) -> bytes:
