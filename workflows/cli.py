@@ -30,28 +30,23 @@ Presets: {presets} (default {default}). `ddpm COMMAND --help` lists a command's 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, act, and exit: 0 done, 1 the job failed, 2 the call was wrong, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    with Interruptible() as interruption:
-        try:
-            code = judged(words)
-        except KeyboardInterrupt:
-            code = interruption.tell()
-        except SystemExit:
-            if not interruption.came:
-                raise
-            code = interruption.tell()  # Ray's own way to leave, while its handler was there
+    with Interruptible():
+        code, error = judged(words)
+    if error:
+        print(f"ddpm: error: {error}", file=sys.stderr)
     sys.exit(code)
 
 
-def judged(words: list[str]) -> int:
-    """Do what the words say; the exit code, with a line on stderr if it is not 0."""
+def judged(words: list[str]) -> tuple[int, str]:
+    """Do what the words say; the exit code, and a line about what went wrong, if something did."""
     from .storage import JobFailed
 
     try:
-        return dispatch(words)
-    except (ValueError, FileNotFoundError) as err:
-        return _raise_or(err, words, WRONG_CALL)
-    except (JobFailed, OSError, FloatingPointError) as err:
-        return _raise_or(err, words, FAILED)
+        return dispatch(words), ""
+    except (ValueError, FileNotFoundError, JobFailed, OSError, FloatingPointError) as err:
+        if "--debug" in words:
+            raise
+        return WRONG_CALL if isinstance(err, ValueError | FileNotFoundError) else FAILED, str(err)
 
 
 def dispatch(words: list[str]) -> int:
@@ -81,13 +76,6 @@ def _help() -> str:
 
     lines = [f"  {name:<14}{(command.args.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return HELP.format(commands="\n".join(lines), presets=", ".join(PRESETS), default=DEFAULT_PRESET)
-
-
-def _raise_or(err: Exception, words: list[str], code: int) -> int:
-    if "--debug" in words:
-        raise err
-    print(f"ddpm: error: {err}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

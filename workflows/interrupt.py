@@ -35,8 +35,7 @@ class Interruptible:
         self.came = False
         """whether one of the signals did, whoever had its handler then"""
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
-        self._telling = threading.Lock()
-        self._told = False
+        self._leaving = threading.Lock()
 
     def __enter__(self) -> Interruptible:
         self._read, write = os.pipe()
@@ -50,19 +49,11 @@ class Interruptible:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None) -> None:
-        if self.came:
-            return  # what Python does at its end is watched, too
+        if kind is KeyboardInterrupt or self.came:  # or SystemExit: Ray's own way, while it had the handler
+            self._leave()
         for number, handler in self._before.items():
             signal.signal(number, handler)
         os.close(signal.set_wakeup_fd(self._fd_before))
-
-    def tell(self) -> int:
-        """Say that it was interrupted, the first time; the exit code for that."""
-        with self._telling:
-            if not self._told:
-                print(LINE, file=sys.stderr, flush=True)
-            self._told = True
-        return CODE
 
     def _watch(self) -> None:
         while byte := os.read(self._read, 1):
@@ -73,8 +64,11 @@ class Interruptible:
         os.close(self._read)
 
     def _leave(self) -> NoReturn:
-        self.tell()
-        os._exit(CODE)
+        """At once: what Python and libraries do at their end can take many seconds. Our Ray's guard sees us go."""
+        with self._leaving:  # never given back: one line
+            sys.stdout.flush()
+            print(LINE, file=sys.stderr, flush=True)
+            os._exit(CODE)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -79,8 +79,10 @@ def check_storage(environment: Environment) -> None:
 
 
 @contextmanager
-def locked(environment: Environment, what: str) -> Iterator[None]:
+def locked(environment: Environment, what: str, wait_s: float | None = None) -> Iterator[None]:
     """Be the only one to work on `what` (a stage and a name) in this storage. The kernel frees it when we die.
+
+    Waits for so many seconds, LOCK_WAIT_S where nothing is said.
 
     Does nothing on remote storage, where the submission id of the Ray job excludes others. Raises JobFailed if
     another process keeps it.
@@ -91,15 +93,32 @@ def locked(environment: Environment, what: str) -> Iterator[None]:
     path = Path(environment.folder.path) / "locks" / f"{what}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
-        _acquire(lock.fileno(), path)
+        _acquire(lock.fileno(), path, LOCK_WAIT_S if wait_s is None else wait_s)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield
 
 
-def _acquire(lock: int, path: Path) -> None:
-    deadline = time.monotonic() + LOCK_WAIT_S
+def held_locks(environment: Environment) -> list[str]:
+    """What somebody works on now, this process included. Nothing is known of it on remote storage."""
+    if not environment.folder.is_local:
+        return []
+    paths = sorted((Path(environment.folder.path) / "locks").glob("*.lock"))
+    return [path.stem for path in paths if _is_held(path)]
+
+
+def _is_held(path: Path) -> bool:
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def _acquire(lock: int, path: Path, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

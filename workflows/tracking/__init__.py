@@ -1,5 +1,6 @@
 """MLflow, and the only place that imports it: runs, the model registry, and what is pulled back out."""
 
+from .inventory import StoredRun, StoredVersion, delete_run, delete_version, stored_runs, stored_versions
 from .lineage import Node, tree_of
 from .registry import (
     CANDIDATE,
@@ -12,7 +13,7 @@ from .registry import (
     pull_model,
     set_alias,
 )
-from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, URI_TAG, TrackedRun, Tracker, check_server
+from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, STAGE_TAG, URI_TAG, TrackedRun, Tracker, check_server
 
 __all__ = [
     "CANDIDATE",
@@ -20,17 +21,24 @@ __all__ = [
     "DIGEST_TAG",
     "GIT_TAG",
     "MODEL_TAG",
+    "STAGE_TAG",
     "URI_TAG",
     "ModelVersion",
     "Node",
+    "StoredRun",
+    "StoredVersion",
     "TrackedRun",
     "Tracker",
     "champion_of",
     "check_server",
+    "delete_run",
+    "delete_version",
     "describe",
     "log_model",
     "model_version",
     "pull_model",
     "set_alias",
+    "stored_runs",
+    "stored_versions",
     "tree_of",
 ]
