@@ -107,7 +107,8 @@ def decide(stored: list[Thing], tracker: Tracker, oldest: float, ours: str = "")
     environment = tracker.environment
     runs, versions = stored_runs(tracker), stored_versions(tracker)
     inside = environment.folder.uri
-    # A model goes after its run: a run that says FINISHED must have its model.
+    # In the order in which they go: a run that says FINISHED must have its model, and a model that can be given an
+    # alias its data.
     tracked = [
         *(_run_thing(run, inside) for run in runs if not run.is_deleted),
         *(_version_thing(version, inside) for version in versions),
@@ -117,7 +118,7 @@ def decide(stored: list[Thing], tracker: Tracker, oldest: float, ours: str = "")
     roots |= {f"lock:{name}" for name in held_locks(environment) if name != ours}
     made: dict[str, StoredRun] = {name: run for run in runs for name in _made_by(run)}  # the newest
     garbage, untracked, now = [], [], time.time()
-    for thing in unreachable([*stored, *tracked], roots):
+    for thing in unreachable([*tracked, *stored], roots):
         age = (now - thing.changed) / DAY_S
         maker = next((made[name] for name in sorted({thing.id, *thing.names} & made.keys())), None)
         if thing.kind in (RUN, VERSION):
@@ -156,7 +157,7 @@ def _collect(thing: Thing, stored: list[Thing], tracker: Tracker, oldest: float)
 
 def remove(folder: Folder, name: str) -> None:
     """First what says that it is whole, so that what a killed command leaves is taken for nothing else."""
-    for info in folder.files(name):
+    for info in _files(folder, name):
         if info.base_name in COMMIT_POINTS:
             folder.delete(info.path.removeprefix(folder.path.rstrip("/") + "/"))
     folder.delete(name)

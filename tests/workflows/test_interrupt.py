@@ -33,7 +33,8 @@ def interrupt(process, number):
     began = time.monotonic()
     _, said = process.communicate(timeout=120)
     took = time.monotonic() - began
-    _, left = psutil.wait_procs(family, timeout=2)
+    psutil.wait_procs(family, timeout=2)
+    left = [each for each in family if lives(each)]
 
     assert process.returncode == 130, said
     assert took < SOON_S, said
@@ -41,6 +42,14 @@ def interrupt(process, number):
     assert "Traceback" not in said
     assert left == []
     return said
+
+
+def lives(process):
+    """Whether it is there, and not only a number that nobody has asked for yet."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def statuses(storage, stage):
