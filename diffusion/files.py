@@ -120,6 +120,14 @@ class Folder:
         """The base names of `entries`."""
         return [info.base_name for info in self.entries(name)]
 
+    def files(self, name: str = "") -> list[fs.FileInfo]:
+        """All files in here (or in the folder `name`) at any depth, with their sizes and times, by one listing.
+
+        Nothing if it does not exist.
+        """
+        selector = fs.FileSelector(self.at(name).rstrip("/"), recursive=True, allow_not_found=True)
+        return [info for info in self.fs.get_file_info(selector) if info.type == fs.FileType.File]
+
     def download(self, destination: Path) -> None:
         """Copy all files in here, at any depth, into a local folder."""
         destination.mkdir(parents=True, exist_ok=True)

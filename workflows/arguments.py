@@ -178,6 +178,16 @@ class LineageArgs(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GcArgs(Common):
+    """List what no alias and no recent run can reach, with its bytes; --delete takes it away."""
+
+    keep_days: float = 30.0
+    """a run that ended in the last so many days is recent"""
+    delete: bool = False
+    """do it; without, it is only listed"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UiArgs(Common):
     """Open MLflow's web interface on the runs in the storage."""
 

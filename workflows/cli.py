@@ -1,4 +1,7 @@
-"""The `ddpm` command: words to a command and its flags, its result to JSON, its failure to one line."""
+"""The `ddpm` command: words to a command and its flags, its result to JSON, its failure to one line.
+
+What takes long to import (torch: seconds) is imported when signals are already heeded.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,12 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from .auth import guard_local_ray
-from .commands import COMMANDS
-from .parsing import parse
-from .presets import DEFAULT_PRESET, PRESETS
-from .storage import JobFailed
+from .interrupt import Interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DONE, FAILED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_CALL = 0, 1, 2
 
 
 HELP = """usage: ddpm COMMAND [PRESET | --config FILE.yaml] [FLAGS]
@@ -31,19 +30,31 @@ Presets: {presets} (default {default}). `ddpm COMMAND --help` lists a command's 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, act, and exit: 0 done, 1 the job failed, 2 the call was wrong, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        code = dispatch(words)
-    except KeyboardInterrupt:
-        code = _error("interrupted; the same command goes on from here", INTERRUPTED)
-    except (ValueError, FileNotFoundError) as err:
-        code = _raise_or(err, words, WRONG_CALL)
-    except (JobFailed, OSError, FloatingPointError) as err:
-        code = _raise_or(err, words, FAILED)
+    with Interruptible():
+        code, error = judged(words)
+    if error:
+        print(f"ddpm: error: {error}", file=sys.stderr)
     sys.exit(code)
+
+
+def judged(words: list[str]) -> tuple[int, str]:
+    """Do what the words say; the exit code, and a line about what went wrong, if something did."""
+    from .storage import JobFailed
+
+    try:
+        return dispatch(words), ""
+    except (ValueError, FileNotFoundError, JobFailed, OSError, FloatingPointError) as err:
+        if "--debug" in words:
+            raise
+        return WRONG_CALL if isinstance(err, ValueError | FileNotFoundError) else FAILED, str(err)
 
 
 def dispatch(words: list[str]) -> int:
     """Run the command that the words name; the exit code."""
+    from .auth import guard_local_ray
+    from .commands import COMMANDS
+    from .parsing import parse
+
     if not words or words[0] in ("-h", "--help"):
         print(_help(), end="")
         return DONE if words else WRONG_CALL
@@ -60,19 +71,11 @@ def dispatch(words: list[str]) -> int:
 
 
 def _help() -> str:
+    from .commands import COMMANDS
+    from .presets import DEFAULT_PRESET, PRESETS
+
     lines = [f"  {name:<14}{(command.args.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return HELP.format(commands="\n".join(lines), presets=", ".join(PRESETS), default=DEFAULT_PRESET)
-
-
-def _raise_or(err: Exception, words: list[str], code: int) -> int:
-    if "--debug" in words:
-        raise err
-    return _error(str(err), code)
-
-
-def _error(message: str, code: int) -> int:
-    print(f"ddpm: error: {message}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from .interrupt import handlers_kept
 from .local_ray import start_local_ray
 from .progress import Bar, say
 from .storage import JobFailed
@@ -49,7 +50,8 @@ def connected(environment: Environment, workers: Workers) -> Iterator[None]:
     check_answers(address)
     with redirect_stdout(sys.stderr):  # Ray prints the traceback of each task that it tries again, to the very end
         try:
-            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+            with handlers_kept():  # at SIGTERM, Ray would leave with that number as the exit code
+                ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
         except ConnectionError as err:
             raise ValueError(f"no Ray cluster answers at address {address}: {err}") from None
         try:

@@ -12,6 +12,7 @@ from .arguments import (
     Common,
     ConfigArgs,
     EvaluateArgs,
+    GcArgs,
     IndexArgs,
     LineageArgs,
     PullModelArgs,
@@ -150,6 +151,15 @@ def show_lineage(args: LineageArgs) -> dict[str, Any]:
     return asdict(tree)
 
 
+def collect(args: GcArgs) -> dict[str, Any]:
+    """`ddpm gc`."""
+    from . import gc as stage
+    from .progress import say
+    from .summary import show_collected
+
+    return show_collected(stage.run(args.where, args.keep_days, args.delete, say), args.where)
+
+
 def ui(args: UiArgs) -> dict[str, Any]:
     """`ddpm ui`: does not return until it is interrupted."""
     from .ui import serve
@@ -190,6 +200,7 @@ COMMANDS = {
     "pull model": Command(PullModelArgs, None, pull_model),
     "pull samples": Command(PullSamplesArgs, None, pull_samples),
     "lineage": Command(LineageArgs, None, show_lineage),
+    "gc": Command(GcArgs, None, collect),
     "ui": Command(UiArgs, None, ui),
     "config": Command(ConfigArgs, lambda c: ConfigArgs(config=c), show_config),
 }

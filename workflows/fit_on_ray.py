@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import threading
 import time
@@ -10,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -31,6 +30,8 @@ from .train_worker import train_worker
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+    from ray.actor import ActorHandle
 
     from .config import TrainStage
     from .storage import Environment
@@ -68,7 +69,7 @@ def fit_on_ray(
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # on the driver's node, as Ray's own controller of the training is: any other may be lost, and with it the queue
         reports = Queue(REPORTS_KEPT, actor_options={"num_cpus": 0, "scheduling_strategy": here})
-        trainer = TorchTrainer(
+        trainer = Trainer(
             partial(train_worker, spec, reports),
             torch_config=ProcessGroup(timeout_s=PEER_TIMEOUT_S),
             scaling_config=_scaling(stage),
@@ -80,18 +81,32 @@ def fit_on_ray(
             ),
         )
         previews = Previews(spec, done, log_preview)
-        with Points(log_points) as points, Listener(reports, stage, done, points, previews) as listener:
+        with Points(log_points) as points, Listener(reports, trainer, stage, done, points, previews) as listener:
             try:
                 trainer.fit()
             except TrainingFailedError as err:
                 reason = reason_to_stop(Folder(spec.run_uri), spec.launch) or missing(stage) or _first_failure(err)
                 raise JobFailed(reason) from err
-            except KeyboardInterrupt:
+            except RayActorError:
                 if listener.missing:
                     raise JobFailed(listener.missing) from None
                 raise
             if why := reason_to_stop(Folder(spec.run_uri), spec.launch):
                 raise JobFailed(f"training stopped: {why}")
+
+
+class Trainer(TorchTrainer):  # type: ignore[misc]
+    """Ray's own, but that it leaves signals to us: at Ctrl-C, Ray's handler would wait and leave by SystemExit."""
+
+    _controller: ActorHandle | None = None
+
+    def _register_sigint_handler(self, controller: ActorHandle) -> None:
+        self._controller = controller
+
+    def give_up(self) -> None:
+        """End the training where it is: `fit` raises RayActorError."""
+        if self._controller is not None:
+            ray.kill(self._controller)
 
 
 def _resources(stage: TrainStage) -> dict[str, float]:
@@ -127,11 +142,15 @@ def missing(stage: TrainStage) -> str:
 class Listener:
     """Draws the progress, and hands on what the workers report, in a thread, until its block ends."""
 
-    def __init__(self, reports: Queue, stage: TrainStage, done: int, points: Points, previews: Previews) -> None:
-        self.reports, self.stage, self.done, self.points, self.previews = reports, stage, done, points, previews
+    def __init__(
+        self, reports: Queue, trainer: Trainer, stage: TrainStage, done: int, points: Points, previews: Previews
+    ) -> None:
+        self.reports, self.trainer, self.stage, self.done = reports, trainer, stage, done
+        self.points, self.previews = points, previews
         self.missing = ""
-        """what the cluster has not, where the training cannot go on: the main thread is interrupted"""
+        """what the cluster has not, where the training cannot go on: it is given up"""
         self._over = threading.Event()
+        self._interrupted = False
         self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._listen, name="reports", daemon=True)
 
@@ -141,6 +160,7 @@ class Listener:
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None) -> None:
         self._over.set()
+        self._interrupted = kind is KeyboardInterrupt
         self._thread.join(timeout=30)
         if kind is None:
             self.previews.collect(LAST_PREVIEW_S)
@@ -148,7 +168,7 @@ class Listener:
     def _listen(self) -> None:
         batch, note = self.stage.global_batch, ""
         with Bar("train", self.stage.steps * batch, "img", done=self.done * batch) as bar:
-            while True:
+            while not self._interrupted:  # else until all is heard: it trains on
                 self.previews.collect()
                 try:
                     report: Report = self.reports.get(timeout=1)
@@ -172,7 +192,7 @@ class Listener:
         self._heard = time.monotonic()
         self.missing = missing(self.stage)
         if self.missing:
-            _thread.interrupt_main()
+            self.trainer.give_up()
 
 
 def _first_failure(err: TrainingFailedError) -> str:

@@ -61,6 +61,10 @@ def run_job(client: JobSubmissionClient, key: str, argv: Sequence[str], local: b
         status = _wait(client, job_id)
         log: str = client.get_job_logs(job_id)
         shown.up_to(log)
+    except KeyboardInterrupt:
+        if local:  # that Ray ends with us, and the job with it: this way it can say so in MLflow
+            _stop(client, job_id)
+        raise
     finally:
         shown.close()
     if status is not JobStatus.SUCCEEDED:
@@ -91,6 +95,13 @@ def _wait(client: JobSubmissionClient, job_id: str) -> JobStatus:
     while not (status := client.get_job_status(job_id)).is_terminal():
         time.sleep(POLL_S)
     return status
+
+
+def _stop(client: JobSubmissionClient, job_id: str) -> None:
+    """SIGTERM to a job; Ray kills it after 3 s."""
+    with suppress(RuntimeError, OSError):
+        client.stop_job(job_id)
+        _wait(client, job_id)
 
 
 class _Shown:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TRY_AGAIN_AFTER_S = 5.0
 PATIENCE_S = 300.0
+HASTE_S = 1.0
+"""where the user has interrupted the training"""
 SILENCE_S = 15.0
 """after which the user is told: MLflow's client asks a server that is away for two minutes before it gives up"""
 MAX_AT_ONCE = 30
@@ -69,7 +71,7 @@ class Points:
         with self._news:
             self._over = True
             self._news.notify()
-        self._thread.join(self.patience_s)
+        self._thread.join(HASTE_S if kind is KeyboardInterrupt else self.patience_s)
         if self._waiting:
             say(f"train: MLflow could not be told of {len(self._waiting)} points; it does not answer")
 

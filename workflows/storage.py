@@ -88,8 +88,10 @@ def check_storage(environment: Environment) -> None:
 
 
 @contextmanager
-def locked(environment: Environment, what: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+def locked(environment: Environment, what: str, wait_s: float | None = None) -> Iterator[None]:
     """Be the only one to work on `what` (a stage and a name) in this storage. The kernel frees it when we die.
+
+    Waits for so many seconds, LOCK_WAIT_S where nothing is said.
 
     Does nothing on remote storage, where the submission id of the Ray job excludes others. Raises JobFailed if
     another process keeps it for longer than `wait_s`.
@@ -104,7 +106,7 @@ def locked(environment: Environment, what: str, wait_s: float = LOCK_WAIT_S) -> 
 
 
 @contextmanager
-def file_lock(path: Path, remove: bool = False, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+def file_lock(path: Path, remove: bool = False, wait_s: float | None = None) -> Iterator[None]:
     """Be the only process to hold this file; `remove`: leave none behind. Raises JobFailed if another keeps it."""
     with _opened(path, wait_s) as lock:
         lock.truncate(0)
@@ -117,12 +119,12 @@ def file_lock(path: Path, remove: bool = False, wait_s: float = LOCK_WAIT_S) -> 
                 path.unlink()
 
 
-def _opened(path: Path, wait_s: float) -> IO[str]:
+def _opened(path: Path, wait_s: float | None) -> IO[str]:
     """The file, locked, and still the one of that name: whoever had it may have removed it while we waited."""
     while True:
         lock = path.open("a+")
         try:
-            _acquire(lock.fileno(), path, wait_s)
+            _acquire(lock.fileno(), path, LOCK_WAIT_S if wait_s is None else wait_s)
             if os.path.samestat(path.stat(), os.fstat(lock.fileno())):
                 return lock
         except FileNotFoundError:
@@ -131,6 +133,23 @@ def _opened(path: Path, wait_s: float) -> IO[str]:
             lock.close()
             raise
         lock.close()
+
+
+def held_locks(environment: Environment) -> list[str]:
+    """What somebody works on now, this process included. Nothing is known of it on remote storage."""
+    if not environment.folder.is_local:
+        return []
+    paths = sorted((Path(environment.folder.path) / "locks").glob("*.lock"))
+    return [path.stem for path in paths if _is_held(path)]
+
+
+def _is_held(path: Path) -> bool:
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def _acquire(lock: int, path: Path, wait_s: float) -> None:

@@ -13,6 +13,7 @@ from .metric_lines import metric_lines
 if TYPE_CHECKING:
     from diffusion.data.shard_set import ShardSet
 
+    from .gc import Collected, Finding
     from .restore import RestoreRun
     from .run import RunResult
     from .sample import SampleRun
@@ -93,6 +94,45 @@ def show_restored(restored: RestoreRun) -> dict[str, Any]:
         )
     show({**rows, "run": restored.tracked.run_id})
     return {"restored": restored.folder.uri, "grid": grid, "run": restored.tracked.run_id, "metrics": metrics}
+
+
+def show_collected(collected: Collected, environment: Environment) -> dict[str, Any]:
+    """The end of `ddpm gc`."""
+    lists = {
+        "deleted" if collected.deleted else "garbage": collected.garbage,
+        "untracked": collected.untracked,
+        "kept": collected.kept,
+    }
+    for title, findings in lists.items():
+        for row in _columns([_row(title, found) for found in findings]):
+            print(row, file=sys.stderr)
+    num_runs = sum(found.thing.kind == "run" for found in collected.garbage)
+    rows = {"total": f"{len(collected.garbage)} things, {collected.num_bytes:,} bytes"}
+    if collected.deleted and num_runs:
+        rows["in MLflow"] = f"{num_runs} runs are marked as deleted; `mlflow gc` takes their rows out of its database"
+        if environment.artifact_root is None:
+            rows["in MLflow"] += ", and their files out of its server's store"
+    elif not collected.deleted and collected.garbage:
+        rows["next"] = "nothing was deleted; the same command with --delete does it"
+    show(rows)
+    plain = {title: [_plain_finding(found) for found in findings] for title, findings in lists.items()}
+    return {**plain, "num_bytes": collected.num_bytes}
+
+
+def _row(title: str, found: Finding) -> list[str]:
+    thing = found.thing
+    return [title, thing.kind, f"{thing.num_bytes:,} B", f"{found.age_days:.0f} d", thing.id, found.why]
+
+
+def _plain_finding(found: Finding) -> dict[str, Any]:
+    thing = found.thing
+    row = {"id": thing.id, "kind": thing.kind, "num_bytes": thing.num_bytes}
+    return {**row, "age_days": round(found.age_days, 2), "why": found.why}
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def metric_rows(metrics: dict[str, float]) -> dict[str, str]:

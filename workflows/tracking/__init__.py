@@ -1,6 +1,7 @@
 """MLflow, and the only place that imports it: runs, the model registry, and what is pulled back out."""
 
 from .artifacts import Artifacts
+from .inventory import StoredRun, StoredVersion, delete_run, delete_version, stored_runs, stored_versions
 from .lineage import Node, lineage_tags, tree_of
 from .registry import (
     CANDIDATE,
@@ -14,7 +15,7 @@ from .registry import (
     pull_model_into,
     set_alias,
 )
-from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, URI_TAG, TrackedRun, Tracker, check_server
+from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, STAGE_TAG, URI_TAG, TrackedRun, Tracker, check_server
 
 __all__ = [
     "CANDIDATE",
@@ -22,14 +23,19 @@ __all__ = [
     "DIGEST_TAG",
     "GIT_TAG",
     "MODEL_TAG",
+    "STAGE_TAG",
     "URI_TAG",
     "Artifacts",
     "ModelVersion",
     "Node",
+    "StoredRun",
+    "StoredVersion",
     "TrackedRun",
     "Tracker",
     "champion_of",
     "check_server",
+    "delete_run",
+    "delete_version",
     "describe",
     "lineage_tags",
     "log_model",
@@ -37,5 +43,7 @@ __all__ = [
     "pull_model",
     "pull_model_into",
     "set_alias",
+    "stored_runs",
+    "stored_versions",
     "tree_of",
 ]

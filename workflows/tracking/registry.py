@@ -108,7 +108,7 @@ def log_model(
         tags=tags,
         model_id=logged.model_id,  # without it a server refuses
     )
-    return _version(made)
+    return version_of(made)
 
 
 def describe(tracker: Tracker, model: ModelVersion, card: str, grid: bytes = b"") -> None:
@@ -139,28 +139,34 @@ def model_version(tracker: Tracker, uri: str) -> ModelVersion:
     name, _, number = name.partition("/")
     try:
         if number and not at:
-            return _version(tracker.client.get_model_version(name, number))
-        return _version(tracker.client.get_model_version_by_alias(name, alias or CHAMPION))
+            return version_of(tracker.client.get_model_version(name, number))
+        return version_of(tracker.client.get_model_version_by_alias(name, alias or CHAMPION))
     except MlflowException:
         raise ValueError(f"there is no model {uri} in {tracker.uri}; {_known(tracker, name)}") from None
 
 
 def versions_of_run(tracker: Tracker, run_id: str) -> list[ModelVersion]:
     """The versions that a run registered, oldest first."""
-    found = [_version(made) for made in tracker.client.search_model_versions(f"run_id = '{run_id}'")]
-    aliases = {name: tracker.client.get_registered_model(name).aliases for name in {made.name for made in found}}
+    found = [version_of(made) for made in tracker.client.search_model_versions(f"run_id = '{run_id}'")]
+    return with_aliases(tracker, sorted(found, key=lambda made: int(made.version)))
+
+
+def with_aliases(tracker: Tracker, versions: list[ModelVersion]) -> list[ModelVersion]:
+    """The same versions with their aliases, which a search leaves out."""
+    names = {made.name for made in versions}
+    aliases = {name: tracker.client.get_registered_model(name).aliases for name in names}
     return [
         replace(
             made, aliases=tuple(sorted(a for a, number in aliases[made.name].items() if str(number) == made.version))
         )
-        for made in sorted(found, key=lambda made: int(made.version))
+        for made in versions
     ]
 
 
 def champion_of(tracker: Tracker, name: str) -> ModelVersion | None:
     """The version with the alias `champion`, if there is one."""
     try:
-        return _version(tracker.client.get_model_version_by_alias(name, CHAMPION))
+        return version_of(tracker.client.get_model_version_by_alias(name, CHAMPION))
     except MlflowException:
         return None
 
@@ -200,7 +206,8 @@ def _signature(sampler: dict[str, Any]) -> ModelSignature:
     )
 
 
-def _version(made: Any) -> ModelVersion:
+def version_of(made: Any) -> ModelVersion:
+    """MLflow's version as ours."""
     model_id = made.source.removeprefix("models:/")  # MLflow 3.17 leaves the field of that name empty
     return ModelVersion(made.name, str(made.version), str(made.run_id), dict(made.tags), model_id)
 

@@ -111,20 +111,20 @@ class Tracker:
         """The newest run of this stage and key that came to its end."""
         found = self.client.get_experiment_by_name(experiment)
         runs = [] if found is None else self._search(found.experiment_id, _where(stage, key, "FINISHED"))
-        return _tracked(runs[0]) if runs else None
+        return tracked(runs[0]) if runs else None
 
     def latest(self, experiment: str, stage: str) -> TrackedRun | None:
         """The newest run of this stage that came to its end, whatever its key."""
         found = self.client.get_experiment_by_name(experiment)
         where = f"tags.`{STAGE_TAG}` = '{stage}' AND attributes.status = 'FINISHED'"
         runs = [] if found is None else self._search(found.experiment_id, where)
-        return _tracked(runs[0]) if runs else None
+        return tracked(runs[0]) if runs else None
 
     def tagged(self, tag: str, value: str) -> list[TrackedRun]:
         """The runs of all experiments with this tag, oldest first."""
-        experiments = [experiment.experiment_id for experiment in self._pages(self.client.search_experiments)]
+        experiments = [experiment.experiment_id for experiment in self.pages(self.client.search_experiments)]
         search = partial(self.client.search_runs, experiments, f"tags.`{tag}` = '{value}'", order_by=["start_time ASC"])
-        return [_tracked(run) for run in self._pages(search)]
+        return [tracked(run) for run in self.pages(search)]
 
     def has_run(self, run_id: str) -> bool:
         """Whether there is a run of this id."""
@@ -137,7 +137,7 @@ class Tracker:
     def run(self, run_id: str) -> TrackedRun:
         """A run by id. Raises ValueError if there is none."""
         try:
-            return _tracked(self.client.get_run(run_id))
+            return tracked(self.client.get_run(run_id))
         except MlflowException:
             raise ValueError(f"run must be the id of a run in {self.uri}, got {run_id!r}") from None
 
@@ -201,7 +201,7 @@ class Tracker:
             raise
         self.client.set_terminated(run_id)
 
-    def _pages(self, search: Callable[..., Any]) -> Iterator[Any]:
+    def pages(self, search: Callable[..., Any]) -> Iterator[Any]:
         """All that a search finds; MLflow gives it a page at a time."""
         token = None
         while True:
@@ -218,7 +218,8 @@ def _where(stage: str, key: str, status: str) -> str:
     return f"tags.`{STAGE_TAG}` = '{stage}' AND tags.`{KEY_TAG}` = '{key}' AND attributes.status = '{status}'"
 
 
-def _tracked(run: Any) -> TrackedRun:
+def tracked(run: Any) -> TrackedRun:
+    """MLflow's run as ours."""
     data = run.data
     return TrackedRun(run.info.run_id, dict(data.tags), dict(data.metrics), dict(data.params), run.info.status)
 
