@@ -77,7 +77,7 @@ def dataset_net(environment: Environment, tracker: Tracker, name: str, data: Sha
     pictures; found by its digest from then on.
     """
     key = f"{data.digest}-v{NET_VERSION}"
-    folder = environment.features(key)
+    folder = environment.features(f"{DATASET_NET}-v{NET_VERSION}/{data.digest}")
     if folder.exists(WEIGHTS):
         return folder.read(WEIGHTS)
     with locked(environment, f"features-{key}"):

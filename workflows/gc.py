@@ -281,7 +281,7 @@ def _made_by(run: StoredRun) -> set[str]:
     tags, stage, key = run.tracked.tags, run.tracked.tags[STAGE_TAG], run.tracked.key
     made = {f"configs/{stage}-{key}.json", f"of:{run.tracked.run_id}", f"of:{key}"}
     if stage in FOLDERS:
-        made.add(f"{FOLDERS[stage]}/{key}")
+        made |= {f"{FOLDERS[stage]}/{key}", f"features:{key}"}
     if stage == "shard":
         made |= {f"configs/shard-{run.experiment}-{key}.json", *_needed_by(tags)}
     if DIGEST_TAG in tags:
