@@ -109,7 +109,7 @@ def train_classifier(
     """
     if num_samples < 1:
         raise ValueError(f"a classifier needs at least 1 picture to learn from, got {num_samples}")
-    classifier = with_weights_of(Classifier(channels, num_classes), seed)
+    classifier = initial(channels, num_classes, seed)
     optimizer = torch.optim.AdamW(classifier.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=STEPS)
     for step in range(STEPS):
@@ -126,14 +126,17 @@ def train_classifier(
     return classifier.eval().requires_grad_(False)
 
 
-def with_weights_of(classifier: Classifier, seed: int) -> Classifier:
-    """Its convolutions and head drawn as in He et al. (2015), without torch's global generator."""
+def initial(channels: int, num_classes: int, seed: int) -> Classifier:
+    """A classifier that has learned nothing, its convolutions and head drawn as in He et al. (2015)."""
+    with torch.device("meta"):  # else torch would draw weights first, from its global generator
+        classifier = Classifier(channels, num_classes)
+    classifier.to_empty(device="cpu")
     for lane, (name, tensor) in enumerate(classifier.state_dict().items()):
         if tensor.dim() > 1:
             drawn = generator(seed, "classifier weights", lane=lane).standard_normal(tensor.shape, dtype="float32")
             tensor.copy_(torch.from_numpy(drawn * math.sqrt(2 / tensor[0].numel())))
-        elif name.endswith("bias"):
-            tensor.zero_()
+        else:
+            tensor.fill_(0 if name.endswith("bias") else 1)
     return classifier
 
 

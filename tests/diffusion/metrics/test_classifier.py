@@ -9,15 +9,14 @@ from torch.nn import functional as F
 
 from diffusion.metrics import classifier as module
 from diffusion.metrics.classifier import (
-    Classifier,
     accuracy,
+    initial,
     load_classifier,
     mean_loss,
     save_classifier,
     shifted,
     train_classifier,
     turned,
-    with_weights_of,
 )
 
 NUM_TRAIN = 1400
@@ -37,7 +36,7 @@ def pictures(num, side=16, channels=1):
 
 
 def untrained(channels=1, num_classes=10):
-    return with_weights_of(Classifier(channels, num_classes), 0).eval().requires_grad_(False)
+    return initial(channels, num_classes, seed=0).eval().requires_grad_(False)
 
 
 def trained(images, labels, num_classes, seed=0):
@@ -77,10 +76,19 @@ def test_the_same_seed_gives_the_same_classifier_and_another_another(monkeypatch
     images, labels = digits(8)
     saved = []
     for seed in (0, 0, 1):
-        torch.rand(1)  # torch's own generator is not looked at
+        torch.rand(1)
         saved.append(save_classifier(trained(images, labels, 10, seed)))
 
     assert saved[0] == saved[1] != saved[2]
+
+
+def test_torchs_own_generator_is_left_alone(monkeypatch):
+    monkeypatch.setattr(module, "STEPS", 1)
+    images, labels = digits(8)
+    state = torch.get_rng_state()
+    load_classifier(save_classifier(trained(images, labels, 10)), "net")
+
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_number_of_threads_changes_no_more_than_rounding(monkeypatch):
