@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from diffusion.checkpoint import Model, load_model
 from diffusion.sampling import SamplerConfig, timesteps_of
 
-from .tracking import DIGEST_TAG, MODEL_TAG, ModelVersion, pull_model
+from .tracking import DIGEST_TAG, MODEL_TAG, TRAINING_TAG, ModelVersion, pull_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +78,6 @@ def lineage_tags(model: ModelVersion) -> dict[str, str]:
     """The edges of the lineage that lead to what a model drew: data, training run, model."""
     return {
         MODEL_TAG: model.uri,
-        "ddpm.training_run": model.run_id,
+        TRAINING_TAG: model.run_id,
         DIGEST_TAG: model.tags[DIGEST_TAG],
     }

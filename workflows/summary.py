@@ -13,6 +13,7 @@ from .metric_lines import metric_lines
 if TYPE_CHECKING:
     from diffusion.data.shard_set import ShardSet
 
+    from .report import MadeReport
     from .restore import RestoreRun
     from .run import RunResult
     from .sample import SampleRun
@@ -77,6 +78,12 @@ def show_samples(samples: SampleRun) -> dict[str, Any]:
     return {"samples": samples.folder.uri, "grid": grid, "run": samples.tracked.run_id, "metrics": metrics}
 
 
+def show_report(report: MadeReport) -> dict[str, Any]:
+    """The end of `ddpm report`."""
+    show({"report": report.uri, "run": f"{report.run_id}  (there, too: report.html)"})
+    return {"report": report.uri, "run": report.run_id}
+
+
 def show_restored(restored: RestoreRun) -> dict[str, Any]:
     """The end of `ddpm restore`."""
     metrics, grid = restored.tracked.metrics, f"{restored.folder.uri}/grid.png"
@@ -97,13 +104,8 @@ def metric_rows(metrics: dict[str, float]) -> dict[str, str]:
 
 def ui_command(environment: Environment) -> str:
     """What opens the MLflow UI on these runs."""
-    flags: list[str] = []
-    if environment.storage != type(environment)().storage:
-        flags += ["--storage", environment.storage]
-    if environment.tracking_uri:
-        flags += ["--tracking-uri", environment.tracking_uri]
     program = "ddpm" if shutil.which("ddpm") else os.path.relpath(sys.argv[0])
-    return shlex.join([program, "ui", *flags])
+    return shlex.join([program, "ui", *environment.flags])
 
 
 def show(rows: dict[str, str]) -> None:

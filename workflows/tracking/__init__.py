@@ -12,7 +12,7 @@ from .registry import (
     pull_model,
     set_alias,
 )
-from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, URI_TAG, TrackedRun, Tracker, check_server
+from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, STAGE_TAG, TRAINING_TAG, URI_TAG, TrackedRun, Tracker, check_server
 
 __all__ = [
     "CANDIDATE",
@@ -20,6 +20,8 @@ __all__ = [
     "DIGEST_TAG",
     "GIT_TAG",
     "MODEL_TAG",
+    "STAGE_TAG",
+    "TRAINING_TAG",
     "URI_TAG",
     "ModelVersion",
     "Node",
