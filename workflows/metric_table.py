@@ -24,12 +24,12 @@ OF_ITSELF = {
         "how often the nearest training picture is of the class that was asked for; higher is better",
     ),
     "nearest_distance_ratio": (
-        "Distance to the nearest training picture",
-        "over that of held-out real pictures; near 0 would be copies, near 1 is as new as those are",
+        "Relative distance to the nearest training picture",
+        "the distance below over that of held-out real pictures; near 0 would be copies, near 1 is as new as those are",
     ),
     "nearest_distance": (
-        "The same, as it is",
-        "median Euclidean distance of all pixels, which go from 0 to 1",
+        "Distance to the nearest training picture",
+        "the median; Euclidean, of all pixels, which go from 0 to 1",
     ),
     "bits_per_dim": ("Bits per dimension", "what the model needs to write a real pixel down; lower is better"),
 }

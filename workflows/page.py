@@ -125,8 +125,8 @@ def _metrics(metrics: dict[str, float]) -> str:
     bodies = []
     for heading, rows in metric_groups(metrics).items():
         lines = "".join(
-            f'<tr><th scope="row">{escape(row.name)}</th><td class="number">{escape(row.value)}</td>'
-            f'<td class="number">{escape(row.interval)}</td><td class="number">{n}</td>'
+            f'<tr><th scope="row">{escape(row.name)}</th><td class="number value">{escape(row.value)}</td>'
+            f'<td class="number interval">{escape(row.interval)}</td><td class="number n">{n}</td>'
             f'<td class="meaning">{escape(row.meaning)}</td></tr>'
             for row in rows
         )

@@ -91,6 +91,19 @@ footer { color: var(--soft); font-size: 0.87rem; padding-top: 2.5rem; padding-bo
   .wide { display: none; }
   .narrow { display: block; }
   .facts { grid-template-columns: 1fr 1fr; }
+  .metrics { min-width: 0; }
+  .metrics thead { display: none; }
+  .metrics tr { display: grid; grid-template-columns: 1fr auto; border-top: 1px solid var(--rule);
+    padding: 0.45rem 0.8rem; }
+  .metrics tbody:first-of-type tr:first-child { border-top: 0; }
+  .metrics th, .metrics td { border: 0 !important; padding: 0.1rem 0; }
+  .metrics .group { background: var(--ground); }
+  .metrics .group th { grid-column: 1 / -1; }
+  .metrics td.value { font-weight: 600; }
+  .metrics td.interval { order: 1; text-align: left; color: var(--soft); }
+  .metrics td.n { order: 2; color: var(--soft); }
+  .metrics td.n::before { content: "n = "; }
+  .metrics td.meaning { order: 3; grid-column: 1 / -1; font-size: 0.85rem; }
   .heads { font-size: 0.68rem; }
   .chain { grid-template-columns: 1fr; }
   .chain li + li::before { content: "↓"; left: 50%; top: -0.75rem; transform: translate(-50%, -50%); } }

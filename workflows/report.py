@@ -37,7 +37,13 @@ PICTURES = {
 """the fields of a report, the artifacts that they are, and what they show"""
 MAIN = ("steps", "global_batch", "lr", "precision", "num_workers", "seed")
 """of the settings of a training"""
-TIMES = ("images_per_s", "data_wait", "mfu", "tflops_per_worker")
+TIMES = {
+    "images_per_s": ("images a second", ",.3g"),
+    "data_wait": ("of the time: waiting for data", ".1%"),
+    "checkpoint_wait": ("of the time: waiting for checkpoints", ".1%"),
+    "mfu": ("of the device's arithmetic: in use", ".1%"),
+}
+"""metrics of how fast a run was: what they say, and how they are written"""
 GRID = ("grid.png", "A grid of samples", "The first samples of the run, in their order.")
 
 
@@ -206,7 +212,7 @@ def _settings(tracked: TrackedRun, training: TrackedRun | None) -> dict[str, dic
 
 def _times(run: TrackedRun) -> dict[str, str]:
     took = {} if run.seconds is None else {"took": _in_words(run.seconds)}
-    return took | {name: f"{run.metrics[name]:,.3g}" for name in TIMES if name in run.metrics}
+    return took | {said: format(run.metrics[name], how) for name, (said, how) in TIMES.items() if name in run.metrics}
 
 
 def _told(run: TrackedRun, *prefixes: str) -> dict[str, str]:
