@@ -9,7 +9,7 @@ STYLE = """
   --t0: #f4f2ec; --t1: #f5b342; --t2: #f5799b; --t3: #b795ff; --t4: #6db1ff; } }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
-body { margin: 0; background: var(--ground); color: var(--ink); overflow-wrap: break-word;
+body { margin: 0; background: var(--ground); color: var(--ink); overflow-wrap: anywhere;
   font: 1rem/1.6 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", "DejaVu Sans", sans-serif; }
 header, main, footer { max-width: 56rem; margin: 0 auto; padding: 0 1.25rem; }
 header { padding-top: 3.5rem; }
@@ -55,7 +55,7 @@ figcaption { color: var(--soft); font-size: 0.87rem; line-height: 1.5; margin-to
 .legend i { display: inline-block; width: 1.1rem; height: 3px; border-radius: 2px; background: var(--line);
   vertical-align: middle; margin-right: 0.45rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
+table { overflow-wrap: break-word; border-collapse: collapse; width: 100%; font-size: 0.9rem; }
 th, td { text-align: left; vertical-align: top; padding: 0.5rem 0.9rem; border-top: 1px solid var(--rule);
   line-height: 1.45; }
 tr:first-child > * { border-top: 0; }
