@@ -170,6 +170,16 @@ class PullSamplesArgs(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportArgs(Common):
+    """Make one HTML page of all that there is to see of a sample run."""
+
+    run: Positional[str]
+    """the id of a sample run, or NAME for the newest of that model"""
+    out: str = ""
+    """file or URI of the page; default STORAGE/reports/RUN.html"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LineageArgs(Common):
     """Say what a model, run, data set or picture came of, and what came of it."""
 

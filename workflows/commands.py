@@ -17,6 +17,7 @@ from .arguments import (
     LineageArgs,
     PullModelArgs,
     PullSamplesArgs,
+    ReportArgs,
     RestoreArgs,
     RunArgs,
     SampleArgs,
@@ -142,6 +143,14 @@ def pull_samples(args: PullSamplesArgs) -> dict[str, Any]:
     return _pulled({"run": run_id, "destination": args.destination})
 
 
+def report(args: ReportArgs) -> dict[str, Any]:
+    """`ddpm report`."""
+    from . import report as stage
+    from .summary import show_report
+
+    return show_report(stage.run(args.where, args.run, args.out))
+
+
 def show_lineage(args: LineageArgs) -> dict[str, Any]:
     """`ddpm lineage`."""
     from .lineage import lineage, lines
@@ -199,6 +208,7 @@ COMMANDS = {
     "restore": Command(RestoreArgs, lambda c: RestoreArgs(name=c.name, restore=c.restore), restore),
     "pull model": Command(PullModelArgs, None, pull_model),
     "pull samples": Command(PullSamplesArgs, None, pull_samples),
+    "report": Command(ReportArgs, None, report),
     "lineage": Command(LineageArgs, None, show_lineage),
     "gc": Command(GcArgs, None, collect),
     "ui": Command(UiArgs, None, ui),

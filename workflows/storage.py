@@ -40,6 +40,12 @@ class Environment:
     """of the MLflow server; empty: $MLFLOW_TRACKING_URI, else a SQLite file in the storage"""
 
     @property
+    def flags(self) -> list[str]:
+        """What a command needs to be told of them, where they are not the default."""
+        flags = [] if self.storage == type(self)().storage else ["--storage", self.storage]
+        return [*flags, "--tracking-uri", self.tracking_uri] if self.tracking_uri else flags
+
+    @property
     def folder(self) -> Folder:
         """The storage folder."""
         return Folder(self.storage)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from diffusion.data.shard_set import ShardSet
 
     from .gc import Collected, Finding
+    from .report import MadeReport
     from .restore import RestoreRun
     from .run import RunResult
     from .sample import SampleRun
@@ -84,6 +85,12 @@ def show_evaluation(run: TrackedRun) -> dict[str, Any]:
     return {"run": run.run_id, "metrics": run.metrics}
 
 
+def show_report(report: MadeReport) -> dict[str, Any]:
+    """The end of `ddpm report`."""
+    show({"report": report.uri, "run": f"{report.run_id}  (there, too: report.html)"})
+    return {"report": report.uri, "run": report.run_id}
+
+
 def show_restored(restored: RestoreRun) -> dict[str, Any]:
     """The end of `ddpm restore`."""
     metrics, grid = restored.tracked.metrics, f"{restored.folder.uri}/grid.png"
@@ -143,13 +150,8 @@ def metric_rows(metrics: dict[str, float]) -> dict[str, str]:
 
 def ui_command(environment: Environment) -> str:
     """What opens the MLflow UI on these runs."""
-    flags: list[str] = []
-    if environment.storage != type(environment)().storage:
-        flags += ["--storage", environment.storage]
-    if environment.tracking_uri:
-        flags += ["--tracking-uri", environment.tracking_uri]
     program = "ddpm" if shutil.which("ddpm") else os.path.relpath(sys.argv[0])
-    return shlex.join([program, "ui", *flags])
+    return shlex.join([program, "ui", *environment.flags])
 
 
 def show(rows: dict[str, str]) -> None:

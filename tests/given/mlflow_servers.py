@@ -11,6 +11,8 @@ import psutil
 from waiting import wait_for
 
 from workflows.local_ray import free_ports
+from workflows.storage import Environment
+from workflows.ui import command
 
 
 class Server:
@@ -70,4 +72,14 @@ class TrackingServer(Server):
         self.uri = f"http://127.0.0.1:{port}"
         store = [f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--artifacts-destination={folder}/artifacts"]
         self.command = [sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=1", *store]
+        self.start()
+
+
+class Interface(Server):
+    """What `ddpm ui` becomes, on a free port, of the runs in a storage folder."""
+
+    def __init__(self, storage):
+        port = free_ports(1)[0]
+        self.uri = f"http://127.0.0.1:{port}"
+        self.command = [*command(Environment(storage=str(storage)), port), "--workers=1"]
         self.start()

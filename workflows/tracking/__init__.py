@@ -15,7 +15,7 @@ from .registry import (
     pull_model_into,
     set_alias,
 )
-from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, STAGE_TAG, URI_TAG, TrackedRun, Tracker, check_server
+from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, STAGE_TAG, TRAINING_TAG, URI_TAG, TrackedRun, Tracker, check_server
 
 __all__ = [
     "CANDIDATE",
@@ -24,6 +24,7 @@ __all__ = [
     "GIT_TAG",
     "MODEL_TAG",
     "STAGE_TAG",
+    "TRAINING_TAG",
     "URI_TAG",
     "Artifacts",
     "ModelVersion",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .registry import versions_of_run
-from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, STAGE_TAG, URI_TAG
+from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, STAGE_TAG, TRAINING_TAG, URI_TAG
 
 if TYPE_CHECKING:
     from .registry import ModelVersion
@@ -32,7 +32,7 @@ class Node:
 
 def lineage_tags(model: ModelVersion) -> dict[str, str]:
     """The edges of the lineage that lead to what a model drew: data, training run, model."""
-    return {MODEL_TAG: model.uri, "ddpm.training_run": model.run_id, DIGEST_TAG: model.tags[DIGEST_TAG]}
+    return {MODEL_TAG: model.uri, TRAINING_TAG: model.run_id, DIGEST_TAG: model.tags[DIGEST_TAG]}
 
 
 def tree_of(tracker: Tracker, digest: str) -> Node:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 HEALTH_TIMEOUT_S = 10
 KEY_TAG, STAGE_TAG = "ddpm.key", "ddpm.stage"
 DIGEST_TAG, URI_TAG, MODEL_TAG = "ddpm.dataset_digest", "ddpm.dataset_uri", "ddpm.model"
+TRAINING_TAG = "ddpm.training_run"
 GIT_TAG = "mlflow.source.git.commit"
 MAX_PARAM_LENGTH = 500
 TRACKING_URIS = ("sqlite:///", "http://", "https://", "postgresql", "mysql")
@@ -46,6 +47,8 @@ class TrackedRun:
     params: dict[str, str]
     status: str
     """RUNNING, FINISHED, FAILED or KILLED"""
+    seconds: float | None = None
+    """that it took; None: it has not ended"""
 
     @property
     def key(self) -> str:
@@ -141,6 +144,11 @@ class Tracker:
         except MlflowException:
             raise ValueError(f"run must be the id of a run in {self.uri}, got {run_id!r}") from None
 
+    def history(self, run_id: str, name: str) -> list[tuple[int, float]]:
+        """All values of a metric with their steps, in order; of a step that was done again, the last."""
+        values = sorted(self.client.get_metric_history(run_id, name), key=lambda value: value.timestamp)
+        return sorted({value.step: value.value for value in values}.items())
+
     def log_metrics(self, run_id: str, values: dict[str, float], step: int = 0, model_id: str = "") -> None:
         """One call for all of a step's values, as of now; with a `model_id`, they are that model's, too."""
         self.log_points(run_id, [(values, step, time.time())], model_id)
@@ -183,6 +191,10 @@ class Tracker:
         """What a run has logged, to be had file by file."""
         return Artifacts(self.client.get_run(run_id).info.artifact_uri, f"run {run_id}")
 
+    def artifact_names(self, run_id: str) -> set[str]:
+        """The names of what lies at the top of a run's artifacts."""
+        return {file.path for file in self.client.list_artifacts(run_id)}
+
     def download(self, run_id: str, name: str, destination: Path) -> Path:
         """The artifacts under `name`, into a folder. Raises ValueError if the run has none."""
         try:
@@ -220,8 +232,9 @@ def _where(stage: str, key: str, status: str) -> str:
 
 def tracked(run: Any) -> TrackedRun:
     """MLflow's run as ours."""
-    data = run.data
-    return TrackedRun(run.info.run_id, dict(data.tags), dict(data.metrics), dict(data.params), run.info.status)
+    data, info = run.data, run.info
+    seconds = (info.end_time - info.start_time) / 1000 if info.end_time else None
+    return TrackedRun(info.run_id, dict(data.tags), dict(data.metrics), dict(data.params), info.status, seconds)
 
 
 def check_server(environment: Environment) -> None:

@@ -1,0 +1,91 @@
+"""The metrics of a sample run as rows for people: what each is called, its interval, and how to read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KINDS = {
+    "thumbnails": "In pixels, of 8×8 thumbnails",
+    "dataset": "In features of a small network that was trained on this data set",
+    "inception": "In features of Inception-v3",
+}
+SHARES = ("precision", "recall", "nearest_label_agreement")
+"""between 0 and 1: shown in percent"""
+OF_A_KIND = {
+    "frechet": ("Fréchet distance", "how far the samples as a whole are from the data; lower is better"),
+    "kernel": ("Kernel distance", "the same question, asked in another way (KID); 0 would be the data itself"),
+    "precision": ("Precision", "how many samples are among the real pictures; higher is better"),
+    "recall": ("Recall", "how much of what is real the samples reach; higher is better"),
+    "inception_score": ("Inception Score", "sharp and varied, as a classifier sees it; higher is better"),
+}
+OF_ITSELF = {
+    "nearest_label_agreement": (
+        "Right class",
+        "how often the nearest training picture is of the class that was asked for; higher is better",
+    ),
+    "nearest_distance_ratio": (
+        "Relative distance to the nearest training picture",
+        "the distance below over that of held-out real pictures; near 0 would be copies, near 1 is as new as those are",
+    ),
+    "nearest_distance": (
+        "Distance to the nearest training picture",
+        "the median; Euclidean, of all pixels, which go from 0 to 1",
+    ),
+    "bits_per_dim": ("Bits per dimension", "what the model needs to write a real pixel down; lower is better"),
+}
+NOT_OF_QUALITY = ("n", "images_per_s")
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A metric for people."""
+
+    name: str
+    value: str
+    interval: str
+    meaning: str
+
+
+def metric_groups(metrics: dict[str, float]) -> dict[str, list[MetricRow]]:
+    """Rows by heading: those of each kind of features, then the others; what nobody explained has a plain row.
+
+    `n`, how many samples they are of, is none of them.
+    """
+    left = {name: value for name, value in metrics.items() if name not in NOT_OF_QUALITY}
+    groups = {heading: _rows_of_kind(kind, left) for kind, heading in KINDS.items()}
+    others = [
+        MetricRow(title, _value(name, left.pop(name)), "", meaning)
+        for name, (title, meaning) in OF_ITSELF.items()
+        if name in left
+    ]
+    plain = [MetricRow(name, _value(name, value), "", "") for name, value in sorted(left.items())]
+    return {heading: rows for heading, rows in {"Sample by sample": others, **groups, "Others": plain}.items() if rows}
+
+
+def in_figures(value: float) -> str:
+    """Three figures that count, and the whole of what is before the point."""
+    return f"{value:,.1f}" if 100 <= abs(value) < 1e15 else f"{value:.3g}"
+
+
+def _rows_of_kind(kind: str, left: dict[str, float]) -> list[MetricRow]:
+    """Takes what it shows out of `left`."""
+    rows = []
+    for family, (title, meaning) in OF_A_KIND.items():
+        name = f"{family}_{kind}"
+        if name not in left:
+            continue
+        value = left.pop(name)
+        low, high, error, real = (left.pop(f"{name}_{end}", None) for end in ("low", "high", "error", "held_out"))
+        interval = ""
+        if low is not None and high is not None:
+            interval = f"{in_figures(low)} – {in_figures(high)}"
+        elif error is not None:
+            interval = f"± {in_figures(error)}"
+        if real is not None:
+            meaning = f"{meaning}; that of real pictures kept out of training is {in_figures(real)}"
+        rows.append(MetricRow(title, _value(name, value), interval, meaning))
+    return rows
+
+
+def _value(name: str, value: float) -> str:
+    return f"{value:.1%}" if name.startswith(SHARES) else in_figures(value)
