@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KINDS = {
     "thumbnails": "In pixels, of 8×8 thumbnails",
     "dataset": "In features of a small network that was trained on this data set",
     "inception": "In features of Inception-v3",
 }
-SHARES = ("precision", "recall", "nearest_label_agreement")
+SHARES = ("precision", "recall", "label_agreement", "nearest_label_agreement")
 """between 0 and 1: shown in percent"""
 OF_A_KIND = {
     "frechet": ("Fréchet distance", "how far the samples as a whole are from the data; lower is better"),
     "kernel": ("Kernel distance", "the same question, asked in another way (KID); 0 would be the data itself"),
     "precision": ("Precision", "how many samples are among the real pictures; higher is better"),
     "recall": ("Recall", "how much of what is real the samples reach; higher is better"),
+    "label_agreement": ("Taken for the right class", "by that network; higher is better"),
     "inception_score": ("Inception Score", "sharp and varied, as a classifier sees it; higher is better"),
 }
 OF_ITSELF = {
@@ -33,6 +34,8 @@ OF_ITSELF = {
     ),
     "bits_per_dim": ("Bits per dimension", "what the model needs to write a real pixel down; lower is better"),
 }
+ENDS = ("low", "high", "error", "held_out", "worst")
+"""of what belongs to a metric: its interval, its standard error, what real pictures get, the worst class"""
 NOT_OF_QUALITY = ("n", "images_per_s")
 
 
@@ -53,11 +56,9 @@ def metric_groups(metrics: dict[str, float]) -> dict[str, list[MetricRow]]:
     """
     left = {name: value for name, value in metrics.items() if name not in NOT_OF_QUALITY}
     groups = {heading: _rows_of_kind(kind, left) for kind, heading in KINDS.items()}
-    others = [
-        MetricRow(title, _value(name, left.pop(name)), "", meaning)
-        for name, (title, meaning) in OF_ITSELF.items()
-        if name in left
-    ]
+    others = [_row(name, *said, left) for name, said in OF_ITSELF.items() if name in left]
+    if (num := left.pop("bits_n", None)) is not None:
+        others[-1] = replace(others[-1], meaning=f"{others[-1].meaning}; of {num:,.0f} that were held out")
     plain = [MetricRow(name, _value(name, value), "", "") for name, value in sorted(left.items())]
     return {heading: rows for heading, rows in {"Sample by sample": others, **groups, "Others": plain}.items() if rows}
 
@@ -69,22 +70,22 @@ def in_figures(value: float) -> str:
 
 def _rows_of_kind(kind: str, left: dict[str, float]) -> list[MetricRow]:
     """Takes what it shows out of `left`."""
-    rows = []
-    for family, (title, meaning) in OF_A_KIND.items():
-        name = f"{family}_{kind}"
-        if name not in left:
-            continue
-        value = left.pop(name)
-        low, high, error, real = (left.pop(f"{name}_{end}", None) for end in ("low", "high", "error", "held_out"))
-        interval = ""
-        if low is not None and high is not None:
-            interval = f"{in_figures(low)} – {in_figures(high)}"
-        elif error is not None:
-            interval = f"± {in_figures(error)}"
-        if real is not None:
-            meaning = f"{meaning}; that of real pictures kept out of training is {in_figures(real)}"
-        rows.append(MetricRow(title, _value(name, value), interval, meaning))
-    return rows
+    names = {f"{family}_{kind}": said for family, said in OF_A_KIND.items()}
+    return [_row(name, *said, left) for name, said in names.items() if name in left]
+
+
+def _row(name: str, title: str, meaning: str, left: dict[str, float]) -> MetricRow:
+    """A metric with all that belongs to it, which is taken out of `left`."""
+    value = _value(name, left.pop(name))
+    ends = {end: _value(name, left.pop(f"{name}_{end}")) for end in ENDS if f"{name}_{end}" in left}
+    interval = f"{ends['low']} – {ends['high']}" if "low" in ends and "high" in ends else ""
+    if "error" in ends:
+        interval = f"± {ends['error']}"
+    if "held_out" in ends:
+        meaning = f"{meaning}; that of real pictures kept out of training is {ends['held_out']}"
+    if "worst" in ends:
+        meaning = f"{meaning}; of the class with the fewest, {ends['worst']}"
+    return MetricRow(title, value, interval, meaning)
 
 
 def _value(name: str, value: float) -> str:
