@@ -1,7 +1,7 @@
 """A data set's own feature net: a small classifier of its labels or, without any, of how pictures are turned.
 
 To tell 0, 90, 180 and 270 degrees apart it has to know what is in a picture (Gidaris et al. 2018). Small enough to be
-trained on a CPU in a minute, on pictures of any size.
+trained on a CPU in a minute or two, on pictures of any size.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from workflows.page import Picture, Report, page
 
 pytestmark = pytest.mark.ray
 
+PATIENCE_MS = 120_000  # for MLflow's pages on a busy machine; on an idle one they take seconds
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 LONG = "an_endless_name_" * 20
 
@@ -50,6 +51,7 @@ def show(browser):
 
     def open_(uri, size=DESK, scheme="light"):
         contexts.append(browser.new_context(viewport=size, color_scheme=scheme))
+        contexts[-1].set_default_timeout(PATIENCE_MS)
         shown, asked = contexts[-1].new_page(), []
         shown.on("request", lambda request: asked.append(request.url))
         shown.goto(uri)
