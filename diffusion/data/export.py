@@ -34,7 +34,9 @@ def export_png(shards: ShardSet, folder: Path) -> None:
 
 
 def export_npz(shards: ShardSet, folder: Path) -> None:
-    """`samples.npz` with `images` (uint8 [n h w c]) and, where there are classes, `labels` (int64 [n]).
+    """`samples.npz` with pictures as `arr_0` (uint8 [n h w c]) and, where there are classes, labels as `arr_1` (int64).
+
+    The names are those that evaluators of other projects look for.
 
     A tar is in memory at a time, and the labels. The same set gives the same bytes. Raises ValueError, naming the tar,
     if one is damaged.
@@ -42,13 +44,13 @@ def export_npz(shards: ShardSet, folder: Path) -> None:
     shape = (sum(tar.num_samples for tar in shards.tars), shards.image_size, shards.image_size, shards.channels)
     labels = array("q")
     with ZipFile(folder / SAMPLES, "w") as archive:
-        with archive.open(ZipInfo("images.npy"), "w", force_zip64=True) as images:
+        with archive.open(ZipInfo("arr_0.npy"), "w", force_zip64=True) as images:
             _write_header(images, np.dtype(np.uint8), shape)
             for _, extension, data, label in _samples(shards):
                 images.write(_pixels(data, extension, shape[1:]))
                 labels.append(label)
         if shards.classes:
-            with archive.open(ZipInfo("labels.npy"), "w", force_zip64=True) as file:
+            with archive.open(ZipInfo("arr_1.npy"), "w", force_zip64=True) as file:
                 _write_header(file, np.dtype(np.int64), (len(labels),))
                 file.write(labels.tobytes())
 

