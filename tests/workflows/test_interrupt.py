@@ -17,6 +17,8 @@ pytestmark = pytest.mark.ray
 
 LINE = "ddpm: error: interrupted; the same command goes on from here"
 SOON_S = 8
+GONE_S = 10
+"""after which Ray's workers, too, have noticed that their Ray was killed"""
 STEPS = 100_000
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 
@@ -33,7 +35,7 @@ def interrupt(process, number):
     began = time.monotonic()
     _, said = process.communicate(timeout=120)
     took = time.monotonic() - began
-    psutil.wait_procs(family, timeout=2)
+    psutil.wait_procs(family, timeout=GONE_S)
     left = [each for each in family if lives(each)]
 
     assert process.returncode == 130, said
