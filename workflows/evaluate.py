@@ -16,12 +16,22 @@ from .bits import bits
 from .cluster import connected
 from .config_file import to_plain
 from .drawing import model_files
-from .feature_nets import feature_nets
+from .feature_nets import check_nets, feature_nets
 from .features import read_first
 from .measure import NEIGHBOURS, Subject, check_alike, measure
 from .progress import say
 from .storage import FOR_EVER, check_storage, locked
-from .tracking import DIGEST_TAG, MODEL_TAG, URI_TAG, ModelVersion, TrackedRun, Tracker, model_version, pull_model
+from .tracking import (
+    DIGEST_TAG,
+    FEATURES_OF_TAG,
+    MODEL_TAG,
+    URI_TAG,
+    ModelVersion,
+    TrackedRun,
+    Tracker,
+    model_version,
+    pull_model,
+)
 
 if TYPE_CHECKING:
     from .config import EvaluateStage
@@ -58,6 +68,7 @@ def run(environment: Environment, what: str, data: str, split: str, stage: Evalu
         check_alike(asked.subject, asked.data)
         if stage.bits_images and asked.model is None:
             raise ValueError(f"bits_images must be 0 for pictures that no model drew, got {stage.bits_images}")
+        check_nets(environment, stage)
         key = evaluation_key(asked, stage)
         with locked(environment, f"evaluate-{key}", wait_s=FOR_EVER):
             if (done := tracker.finished(asked.name, "evaluate", key)) is not None:
@@ -77,7 +88,8 @@ def evaluation_key(asked: Asked, stage: EvaluateStage) -> str:
 
 def _evaluate(environment: Environment, tracker: Tracker, asked: Asked, stage: EvaluateStage, key: str) -> TrackedRun:
     params = {**to_plain(stage), "pictures": asked.subject.shards.folder.uri, "split": asked.subject.split}
-    run_id = tracker.start(asked.name, "evaluate", key, asked.tags, params)
+    tags = {**asked.tags, FEATURES_OF_TAG: asked.subject.key}
+    run_id = tracker.start(asked.name, "evaluate", key, tags, params)
     with tracker.ending(run_id), connected(environment, stage):
         tracker.log_dataset(run_id, asked.name, asked.data.digest, asked.data.folder.uri, "reference")
         nets = feature_nets(environment, tracker, stage, asked.name, asked.data)
@@ -103,9 +115,7 @@ def _bits(asked: Asked, stage: EvaluateStage) -> dict[str, float]:
 
 def find(environment: Environment, tracker: Tracker, what: str, data: str, split: str, temporary: Path) -> Asked:
     """Find what is to be measured; samples that have gone from the storage are fetched from MLflow."""
-    if not (folder := Folder(what)).exists(DATASET):
-        folder = environment.data(what)
-    if folder.exists(DATASET):
+    if (folder := Folder(what)).exists(DATASET):
         if not data:
             raise ValueError(f"data must be given, the shard set to compare {what} with")
         shards, reference = open_shard_set(folder), open_shard_set(Folder(data))

@@ -66,6 +66,12 @@ def feature_nets(
     return nets
 
 
+def check_nets(environment: Environment, config: JudgeConfig) -> None:
+    """Raises ValueError, as `feature_nets`, before anything is started or drawn."""
+    if INCEPTION in config.features:
+        inception_weights(environment, config.inception_weights)
+
+
 def _named(kind: str, weights: bytes) -> NetFile:
     return NetFile(kind, f"{kind}-{hashlib.sha256(weights).hexdigest()[:12]}", weights)
 

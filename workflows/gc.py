@@ -19,6 +19,7 @@ from .reachable import Thing, unreachable
 from .storage import JobFailed, held_locks, locked
 from .tracking import (
     DIGEST_TAG,
+    FEATURES_OF_TAG,
     MODEL_TAG,
     STAGE_TAG,
     URI_TAG,
@@ -284,6 +285,5 @@ def _made_by(run: StoredRun) -> set[str]:
         made |= {f"{FOLDERS[stage]}/{key}", f"features:{key}"}
     if stage == "shard":
         made |= {f"configs/shard-{run.experiment}-{key}.json", *_needed_by(tags)}
-    if DIGEST_TAG in tags:
-        made.add(f"features:{tags[DIGEST_TAG]}")
+    made |= {f"features:{tags[tag]}" for tag in (DIGEST_TAG, FEATURES_OF_TAG) if tag in tags}
     return made

@@ -25,7 +25,7 @@ from .cluster import connected, make_missing, num_gpus, warm_up
 from .config_file import to_plain
 from .draw_part import REVERSE_FILM, REVERSE_STRIP, DrawRequest, draw_part, tar_of
 from .drawing import Part, check_sampler, chosen_labels, loaded, model_files, one_thread_each, parts_of
-from .feature_nets import feature_nets
+from .feature_nets import check_nets, feature_nets
 from .features import file_of, read_first
 from .measure import NEIGHBOURS, Subject, features_of, measure
 from .progress import say
@@ -93,6 +93,7 @@ def run(config: Config, environment: Environment, model: ModelVersion) -> Sample
         files = model_files(model.uri, pull_model(model))
         check_sampler(config.sample, loaded(files))
         chosen_labels(config.sample.labels, loaded(files).classes)
+        check_nets(environment, config.sample)
         with connected(environment, config.sample):
             workers = config.sample if num_gpus() else one_thread_each(config.sample)
             warm_up(draw_part, workers)

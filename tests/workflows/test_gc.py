@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sqlite3
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from faulty_store import open_faulty_store
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
+from moved_storage import moved
 
 from diffusion.files import Folder
 from workflows import gc
@@ -57,37 +57,13 @@ def test_the_order_of_the_things_decides_nothing(orders, roots):
     assert ids(unreachable(things, roots)) == ids(unreachable(others, roots))
 
 
-PATHS = {
-    "experiments": ["artifact_location"],
-    "runs": ["artifact_uri"],
-    "model_versions": ["storage_location"],
-    "logged_models": ["artifact_location"],
-    "tags": ["value"],
-    "model_version_tags": ["value"],
-    "datasets": ["dataset_source"],
-}
-"""where MLflow's database has the storage's path in it"""
-LONG_AGO = 90 * gc.DAY_S
-
-
-def moved(storage, to, uri=""):
-    """A copy of a storage: its files at `to`, its database knowing them as being at `uri`, all runs long over."""
-    shutil.copytree(storage, to, symlinks=True)
-    with sqlite3.connect(to / "mlflow.db") as database:
-        for table, columns in PATHS.items():
-            for column in columns:
-                database.execute(
-                    f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(storage), uri or str(to))
-                )
-        shift = 1000 * LONG_AGO
-        database.execute("UPDATE runs SET start_time = start_time - ?, end_time = end_time - ?", (shift, shift))
-    database.close()
+LONG_AGO_S = 90 * gc.DAY_S
 
 
 @pytest.fixture
 def copy(whole, storage, tmp_path):
     """A storage of its own that a whole run left 90 days ago, with a champion; and MLflow's client for it."""
-    moved(storage, tmp_path / "runs")
+    moved(storage, tmp_path / "runs", ago_s=LONG_AGO_S)
     uri = f"sqlite:///{tmp_path}/runs/mlflow.db"
     return Environment(storage=str(tmp_path / "runs")), MlflowClient(uri, uri)
 
@@ -239,7 +215,7 @@ def test_in_an_object_store_it_is_the_same(whole, storage, tmp_path, monkeypatch
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
         store.client.create_bucket(Bucket="bucket")
-        moved(storage, tmp_path / "runs", "s3://bucket/runs")
+        moved(storage, tmp_path / "runs", "s3://bucket/runs", LONG_AGO_S)
         bucket = Folder("s3://bucket/runs")
         for path in files(Environment(storage=str(tmp_path / "runs"))):
             if path.name != "mlflow.db":

@@ -76,6 +76,15 @@ def test_a_command_that_is_still_starting_ends_as_any_other(number):
     interrupt(process, number)
 
 
+def test_a_training_that_is_interrupted_is_killed_in_mlflow(whole, tmp_path):
+    process = start(train_command(whole["data"], tmp_path, STEPS, "--checkpoint-every=10", "--cpus-per-worker=0.5"))
+    wait_for(lambda: newest_step(tmp_path), process)
+    interrupt(process, signal.SIGINT)
+
+    assert statuses(tmp_path, "train") == ["KILLED"]
+
+
+@pytest.mark.chaos
 def test_a_training_that_is_interrupted_is_killed_in_mlflow_and_goes_on_the_next_time(whole, tmp_path):
     command = train_command(whole["data"], tmp_path, STEPS, "--checkpoint-every=10", "--cpus-per-worker=0.5")
     first = start(command)
@@ -98,6 +107,7 @@ def test_an_interrupted_shard_is_killed_in_mlflow(tmp_path):
     assert statuses(tmp_path, "shard") == ["KILLED"]
 
 
+@pytest.mark.chaos
 def test_an_interrupted_run_takes_its_jobs_with_it(whole, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "smoke").symlink_to(whole["data"])
@@ -109,6 +119,7 @@ def test_an_interrupted_run_takes_its_jobs_with_it(whole, tmp_path):
     assert statuses(tmp_path, "train") == ["KILLED"]
 
 
+@pytest.mark.chaos
 def test_on_a_cluster_the_job_of_an_interrupted_run_lives_on(whole, cluster, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "smoke").symlink_to(whole["data"])

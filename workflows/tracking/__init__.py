@@ -15,12 +15,24 @@ from .registry import (
     pull_model_into,
     set_alias,
 )
-from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, STAGE_TAG, TRAINING_TAG, URI_TAG, TrackedRun, Tracker, check_server
+from .runs import (
+    DIGEST_TAG,
+    FEATURES_OF_TAG,
+    GIT_TAG,
+    MODEL_TAG,
+    STAGE_TAG,
+    TRAINING_TAG,
+    URI_TAG,
+    TrackedRun,
+    Tracker,
+    check_server,
+)
 
 __all__ = [
     "CANDIDATE",
     "CHAMPION",
     "DIGEST_TAG",
+    "FEATURES_OF_TAG",
     "GIT_TAG",
     "MODEL_TAG",
     "STAGE_TAG",

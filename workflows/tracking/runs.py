@@ -32,6 +32,8 @@ HEALTH_TIMEOUT_S = 10
 KEY_TAG, STAGE_TAG = "ddpm.key", "ddpm.stage"
 DIGEST_TAG, URI_TAG, MODEL_TAG = "ddpm.dataset_digest", "ddpm.dataset_uri", "ddpm.model"
 TRAINING_TAG = "ddpm.training_run"
+FEATURES_OF_TAG = "ddpm.features_of"
+"""the key that features of what a run measured are kept under"""
 GIT_TAG = "mlflow.source.git.commit"
 MAX_PARAM_LENGTH = 500
 TRACKING_URIS = ("sqlite:///", "http://", "https://", "postgresql", "mysql")
