@@ -10,10 +10,21 @@ guard_local_ray("")  # before any test imports Ray
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
+MLFLOW_URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+"""MLflow writes the URIs that it is given into the environment, for processes that we start to find"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_mlflow_of_another_module():
+    """Fixtures of modules come before those of tests, and may use MLflow, too."""
+    for name in MLFLOW_URIS:
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(autouse=True)
 def no_mlflow_of_another_test(monkeypatch):
-    """MLflow writes the URIs that it is given into the environment, for processes that we start to find."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+    """A test's own use of MLflow is forgotten when it ends."""
+    for name in MLFLOW_URIS:
         monkeypatch.setenv(name, "")  # so that it is taken away again in the end, whoever sets it
         monkeypatch.delenv(name)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 import time
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def test_without_an_alias_all_that_is_old_is_garbage_and_only_listed_unless_told
     environment, client = copy
     forget(client, "candidate", "champion")
     before = files(environment)
-    places = ("data", "train", "samples", "configs", "mlflow-artifacts")
+    places = ("data", "train", "samples", "features", "configs", "mlflow-artifacts")
     num_bytes = sum(path.stat().st_size for path in tree(environment, *places))
     listed = collect(environment)
     untouched = files(environment)

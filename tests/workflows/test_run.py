@@ -176,7 +176,7 @@ def test_pulled_samples_are_all_there(ddpm, whole, storage, tmp_path, form):
         assert len(list((tmp_path / "out").glob("?/*.png"))) == 40
     elif form == "npz":
         with np.load(tmp_path / "out" / "samples.npz") as arrays:
-            assert (arrays["images"].shape, arrays["labels"].shape) == ((40, 8, 8, 1), (40,))
+            assert (arrays["arr_0"].shape, arrays["arr_1"].shape) == ((40, 8, 8, 1), (40,))
     else:
         assert open_shard_set(Folder(tmp_path / "out")).digest == open_shard_set(Folder(whole["samples"])).digest
 
