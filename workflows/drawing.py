@@ -34,7 +34,7 @@ class Part:
 
 
 def parts_of(num: int, chunk: int) -> Sequence[Part]:
-    """Cut a request into parts of whole chunks: about 16 or more if it has so many, of 1,024 images or a chunk at most."""
+    """Cut a request into parts of whole chunks: about 16 or more if it has them, of 1,024 images or a chunk at most."""
     size = max(1, min(MAX_PART_IMAGES, -(-num // PARTS_AT_LEAST)) // chunk) * chunk
     return [Part(i, start, min(start + size, num)) for i, start in enumerate(range(0, num, size))]
 
