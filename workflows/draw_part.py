@@ -64,12 +64,12 @@ def draw_part(part: Part, request: DrawRequest) -> ShardReport:
         if not out.exists(file_of(tar_of(part)))
     ]
     report = read_report(request.out, part.number)
-    images = None if report is None else _drawn(part, request.out)
-    if images is None:
-        images = _images(part, request)
+    seeds = image_seeds(request.stage.seed, part.start, part.stop)
+    labels = labels_of(part, request.stage, loaded(request.model).classes) if report is None else None
+    images = _images(part, request, seeds, labels) if report is None else _drawn(part, request.out)
     for net, out in missing:
         write_features(net, images, out, tar_of(part))
-    return report or _write(part, request, images)
+    return report or _write(part, request, images, seeds, labels)
 
 
 def labels_of(part: Part, stage: SampleStage, classes: Sequence[str]) -> list[int] | None:
@@ -78,10 +78,11 @@ def labels_of(part: Part, stage: SampleStage, classes: Sequence[str]) -> list[in
     return [turns[i % len(turns)] for i in range(part.start, part.stop)] if turns else None
 
 
-def _images(part: Part, request: DrawRequest) -> UInt8[Tensor, "n c h w"]:
+def _images(
+    part: Part, request: DrawRequest, seeds: Sequence[int], labels: Sequence[int] | None
+) -> UInt8[Tensor, "n c h w"]:
     """The pictures of a part; of the first part, how they came to be goes beside the tars."""
     stage, model = request.stage, loaded(request.model)
-    seeds, labels = image_seeds(stage.seed, part.start, part.stop), labels_of(part, stage, model.classes)
     states: list[Tensor] = []
 
     def watch(x: Tensor) -> None:
@@ -102,9 +103,13 @@ def _write_film(states: Sequence[UInt8[Tensor, "n c h w"]], out: Folder, model: 
     out.write(REVERSE_STRIP, encode_png(strip(few, max(1, 2 * FILM_PIXELS // (11 * side)))))
 
 
-def _write(part: Part, request: DrawRequest, images: UInt8[Tensor, "n c h w"]) -> ShardReport:
-    stage, model = request.stage, loaded(request.model)
-    seeds, labels = image_seeds(stage.seed, part.start, part.stop), labels_of(part, stage, model.classes)
+def _write(
+    part: Part,
+    request: DrawRequest,
+    images: UInt8[Tensor, "n c h w"],
+    seeds: Sequence[int],
+    labels: Sequence[int] | None,
+) -> ShardReport:
     samples = []
     for index, (picture, seed) in enumerate(zip(images, seeds, strict=True)):
         image = encode_png(picture.permute(1, 2, 0).numpy())
@@ -114,7 +119,7 @@ def _write(part: Part, request: DrawRequest, images: UInt8[Tensor, "n c h w"]) -
                 split="train",
                 image=image,
                 label=-1 if labels is None else labels[index],
-                side=model.unet.config.image_size,
+                side=images.shape[-1],
                 source=f"{request.model.uri} seed={seed}",
                 source_sha256=hashlib.sha256(image).hexdigest(),
             )

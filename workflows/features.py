@@ -95,9 +95,7 @@ def read_tar(shards: ShardSet, tar: TarStats) -> tuple[UInt8[Tensor, "n c h w"],
     """All pictures and labels of a tar. Raises ValueError, naming it, if they are not what was committed."""
     tars = shards.split(tar.split)
     start = sum(each.num_samples for each in tars[: tars.index(tar)])
-    reader = SampleReader(shards, tar.split, LoadConfig(keep_decoded="off"))
-    images, labels = reader.read(range(start, start + tar.num_samples))
-    return torch.from_numpy(images), labels
+    return _read(shards, tar.split, range(start, start + tar.num_samples))
 
 
 def first_tars(shards: ShardSet, split: str, at_least: int) -> list[TarStats]:
@@ -113,12 +111,15 @@ def first_tars(shards: ShardSet, split: str, at_least: int) -> list[TarStats]:
 
 def read_first(shards: ShardSet, split: str, num: int) -> tuple[UInt8[Tensor, "n c h w"], Int64[ndarray, "n"]]:
     """The first pictures and labels (-1: none) of a split, in its order: `num`, or all that it has."""
-    read = [read_tar(shards, tar) for tar in first_tars(shards, split, num)]
-    if not read:
+    if not (num := min(num, shards.num_samples(split))):
         side = shards.image_size
         return torch.empty((0, shards.channels, side, side), dtype=torch.uint8), np.empty(0, np.int64)
-    images, labels = zip(*read, strict=True)
-    return torch.cat(images)[:num], np.concatenate(labels)[:num]
+    return _read(shards, split, range(num))
+
+
+def _read(shards: ShardSet, split: str, positions: range) -> tuple[UInt8[Tensor, "n c h w"], Int64[ndarray, "n"]]:
+    images, labels = SampleReader(shards, split, LoadConfig(keep_decoded="off")).read(positions)
+    return torch.from_numpy(images), labels
 
 
 @dataclass(frozen=True)
