@@ -31,18 +31,18 @@ def evenly(num: int, at_most: int) -> list[int]:
     return torch.linspace(0, num - 1, min(at_most, num)).round().long().tolist()
 
 
-def strip(states: Sequence[UInt8[Tensor, "n c h w"]], scale: int = 1) -> UInt8[ndarray, "h w c"]:
-    """A row a picture, from its first state to its last, in at most eleven columns."""
+def strip(states: Sequence[UInt8[Tensor, "n c h w"]], width: int = 0) -> UInt8[ndarray, "h w c"]:
+    """A row a picture, from its first state to its last, in at most eleven columns: see `image_grid`."""
     shown = [states[i] for i in evenly(len(states), COLUMNS)]
-    return image_grid(torch.stack(shown, dim=1).flatten(0, 1), len(shown), scale)
+    return image_grid(torch.stack(shown, dim=1).flatten(0, 1), len(shown), width)
 
 
-def animation(states: Sequence[UInt8[Tensor, "n c h w"]], num_columns: int, scale: int = 1) -> bytes:
+def animation(states: Sequence[UInt8[Tensor, "n c h w"]], num_columns: int, width: int = 0) -> bytes:
     """An endless GIF of the pictures as a grid, from their first state to their last, which stays a while.
 
     GIF, of all formats, because MLflow's pages show it; of colours it keeps 256 a frame.
     """
-    grids = [image_grid(states[i], num_columns, scale) for i in evenly(len(states), FRAMES)]
+    grids = [image_grid(states[i], num_columns, width) for i in evenly(len(states), FRAMES)]
     frames = [Image.fromarray(grid.squeeze(2) if grid.shape[2] == 1 else grid) for grid in grids]
     milliseconds = [int(1000 * SECONDS / len(frames))] * (len(frames) - 1) + [int(1000 * LAST_SECONDS)]
     out = io.BytesIO()

@@ -16,8 +16,12 @@ PADDING = 2
 WHITE = 255
 
 
-def image_grid(images: UInt8[Tensor, "n c h w"], num_columns: int, scale: int = 1) -> UInt8[ndarray, "h w c"]:
-    """The pictures row by row on white, 2 pixels apart, enlarged `scale` times without smoothing."""
+def image_grid(images: UInt8[Tensor, "n c h w"], num_columns: int, width: int = 0) -> UInt8[ndarray, "h w c"]:
+    """The pictures row by row on white, 2 pixels apart.
+
+    Enlarged without smoothing, as many times as `width` pixels have room for, the gaps not counted.
+    """
+    scale = max(1, width // (num_columns * images.shape[-1]))
     cells = F.pad(images, (PADDING, 0, PADDING, 0), value=WHITE)
     missing = -len(cells) % num_columns
     cells = torch.cat([cells, cells.new_full((missing, *cells.shape[1:]), WHITE)])

@@ -14,8 +14,8 @@ from diffusion.process import to_unit_range
 from diffusion.sampling import image_noise, in_chunks, network_denoiser
 from diffusion.seeding import image_seeds
 
-from .cluster import make_missing, num_gpus
-from .drawing import ModelFiles, Part, loaded, one_thread_each
+from .cluster import drawing_workers, make_missing
+from .drawing import ModelFiles, Part, loaded
 
 if TYPE_CHECKING:
     from jaxtyping import Int64, UInt8
@@ -44,10 +44,8 @@ def bits(
     chunk = loaded(model).chunk
     parts = [Part(i, start, min(start + chunk, len(images))) for i, start in enumerate(range(0, len(images), chunk))]
     request = _Request(model, images, labels)
-    spread = workers if num_gpus() else one_thread_each(workers)
-    found = make_missing(
-        "bits", parts, lambda _: None, _bits_of_part, request, spread, len, len(images), gpus=bool(num_gpus())
-    )
+    drawing = drawing_workers(workers)
+    found = make_missing("bits", parts, lambda _: None, _bits_of_part, request, drawing, len, len(images))
     of_all = np.array([value for part in found for value in part])
     value, low, high = interval(lambda rows: float(of_all[rows].mean()), len(of_all))
     return {"bits_per_dim": value, "bits_per_dim_low": low, "bits_per_dim_high": high, "bits_n": float(len(of_all))}

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from diffusion.settings import narrowed
+
+from .config import GpuWorkers, Workers
 from .interrupt import handlers_kept
 from .local_ray import start_local_ray
 from .progress import Bar, say
@@ -23,7 +26,6 @@ from .storage import JobFailed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from .config import Workers
     from .storage import Environment
 
 FINDERS = 16
@@ -106,6 +108,20 @@ def num_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def drawing_workers(workers: Workers) -> Workers:
+    """Of the same CPUs, as drawing wants them: with a GPU each where the cluster has some, else of one thread each."""
+    return GpuWorkers(**narrowed(GpuWorkers, workers)) if num_gpus() else one_thread_each(workers)
+
+
+def one_thread_each(workers: Workers) -> Workers:
+    """The same CPUs as more workers of one (or less) each.
+
+    A chunk is drawn by one thread whatever there is, and a part may be a single chunk: then two threads would be one.
+    """
+    threads, cpus = max(1, int(workers.cpus_per_worker)), workers.cpus_per_worker
+    return Workers(num_workers=workers.num_workers * threads, cpus_per_worker=cpus / threads)
+
+
 def warm_up(function: Callable[..., object], workers: Workers) -> None:
     """Let Ray start the workers that `function` will be mapped over, which import what it imports: in the background.
 
@@ -121,17 +137,15 @@ def _import(name: str) -> None:
     time.sleep(WARM_UP_S)  # or one worker does it for all
 
 
-def map_tasks(
-    function: Callable[[S, C], R], specs: Iterable[S], common: C, workers: Workers, gpus: bool = False
-) -> Iterator[R]:
+def map_tasks(function: Callable[[S, C], R], specs: Iterable[S], common: C, workers: Workers) -> Iterator[R]:
     """`function(spec, common)` for every spec in Ray tasks, at most `num_workers` at a time; results as they come.
 
-    With `gpus`, each has one. A task is retried if its worker dies or the storage fails it (OSError); what it raises
+    A task is retried if its worker dies or the storage fails it (OSError); what it raises
     else is raised here.
     """
     task = ray.remote(function).options(
         num_cpus=workers.cpus_per_worker,
-        num_gpus=int(gpus),
+        num_gpus=workers.gpus_per_worker,
         max_retries=3,
         retry_exceptions=[OSError],
         scheduling_strategy="SPREAD",  # Ray would fill one node first, and its disk and network with it
@@ -155,7 +169,6 @@ def make_missing(
     workers: Workers,
     num_images: Callable[[R], int],
     total: int,
-    gpus: bool = False,
 ) -> list[R]:
     """The result of every spec, in their order: those that `find` finds of an earlier attempt, and the others by tasks.
 
@@ -168,7 +181,7 @@ def make_missing(
     missing = ((index, spec) for index, spec in enumerate(specs) if index not in results)
     done = sum(map(num_images, results.values()))
     with Bar(title, total, "img", done=done) as bar:
-        for index, result in map_tasks(_numbered, missing, (function, common), workers, gpus):
+        for index, result in map_tasks(_numbered, missing, (function, common), workers):
             results[index] = result
             done += num_images(result)
             bar.update(done, f"{len(results)}/{len(specs)} parts")

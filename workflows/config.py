@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from diffusion.data.plan import ShardConfig
 from diffusion.data.reader import LoadConfig
@@ -27,12 +28,20 @@ class Workers:
     """Ray workers of the stage"""
     cpus_per_worker: float = 1.0
     """CPUs of each; may be a fraction"""
+    gpus_per_worker: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
         if not 0 < self.cpus_per_worker < math.inf:
             raise ValueError(f"cpus_per_worker must be above 0 and finite, got {self.cpus_per_worker}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuWorkers(Workers):
+    """The same with a GPU each."""
+
+    gpus_per_worker: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, kw_only=True)

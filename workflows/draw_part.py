@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from diffusion.data.images import decode_png, encode_png
+from diffusion.data.layout import tar_name
 from diffusion.data.shards import Sample, ShardReport, read_report, write_shard
 from diffusion.data.tar import read_headers
 from diffusion.film import animation, strip
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
     from torch import Tensor
 
-    from diffusion.checkpoint import Model
     from diffusion.files import Folder
 
     from .config import SampleStage
@@ -51,24 +51,19 @@ class DrawRequest:
     """where the features of each net go"""
 
 
-def tar_of(part: Part) -> str:
-    """The name of a part's tar."""
-    return f"train-{part.number:06d}.tar"
-
-
 def draw_part(part: Part, request: DrawRequest) -> ShardReport:
     """Draw the images of one part and write them, or only those of its features that are missing."""
     missing = [
         (net, out)
         for net, out in zip(request.nets, request.features, strict=True)
-        if not out.exists(file_of(tar_of(part)))
+        if not out.exists(file_of(tar_name("train", part.number)))
     ]
     report = read_report(request.out, part.number)
     seeds = image_seeds(request.stage.seed, part.start, part.stop)
     labels = labels_of(part, request.stage, loaded(request.model).classes) if report is None else None
     images = _images(part, request, seeds, labels) if report is None else _drawn(part, request.out)
     for net, out in missing:
-        write_features(net, images, out, tar_of(part))
+        write_features(net, images, out, tar_name("train", part.number))
     return report or _write(part, request, images, seeds, labels)
 
 
@@ -91,16 +86,14 @@ def _images(
     watched = watch if part.number == 0 else None
     images = torch.cat(list(sample_images(model.unet, model.diffusion, seeds, labels, stage, model.chunk, watched)))
     if states:
-        _write_film([state[: len(images)] for state in states], request.out, model)
+        _write_film([state[: len(images)] for state in states], request.out)
     return images
 
 
-def _write_film(states: Sequence[UInt8[Tensor, "n c h w"]], out: Folder, model: Model) -> None:
-    side = model.unet.config.image_size
-    columns = min(10, len(states[0]))
-    out.write(REVERSE_FILM, animation(states, columns, max(1, FILM_PIXELS // (columns * side))))
+def _write_film(states: Sequence[UInt8[Tensor, "n c h w"]], out: Folder) -> None:
+    out.write(REVERSE_FILM, animation(states, min(10, len(states[0])), FILM_PIXELS))
     few = [state[:STRIP_IMAGES] for state in states]
-    out.write(REVERSE_STRIP, encode_png(strip(few, max(1, 2 * FILM_PIXELS // (11 * side)))))
+    out.write(REVERSE_STRIP, encode_png(strip(few, 2 * FILM_PIXELS)))
 
 
 def _write(
@@ -129,7 +122,7 @@ def _write(
 
 def _drawn(part: Part, out: Folder) -> UInt8[Tensor, "n c h w"]:
     """The pictures of a part that is there."""
-    data = out.read(tar_of(part))
+    data = out.read(tar_name("train", part.number))
     members = [member for member in read_headers(data) if member.name.endswith(".png")]
     pictures = np.stack([decode_png(member.data(data)) for member in members])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2)

@@ -6,8 +6,8 @@ Ray's workers import this, so it knows nothing of MLflow, which takes longer to 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,9 +17,6 @@ from diffusion.sampling import SamplerConfig, timesteps_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .config import Workers
-
-W = TypeVar("W", bound="Workers")
 MAX_PART_IMAGES = 1024
 PARTS_AT_LEAST = 16
 
@@ -37,15 +34,6 @@ def parts_of(num: int, chunk: int) -> Sequence[Part]:
     """Cut a request into parts of whole chunks: about 16 or more if it has them, of 1,024 images or a chunk at most."""
     size = max(1, min(MAX_PART_IMAGES, -(-num // PARTS_AT_LEAST)) // chunk) * chunk
     return [Part(i, start, min(start + size, num)) for i, start in enumerate(range(0, num, size))]
-
-
-def one_thread_each(workers: W) -> W:
-    """The same CPUs as more workers of one (or less) each.
-
-    A chunk is drawn by one thread whatever there is, and a part may be a single chunk: then two threads would be one.
-    """
-    threads, cpus = max(1, int(workers.cpus_per_worker)), workers.cpus_per_worker
-    return replace(workers, num_workers=workers.num_workers * threads, cpus_per_worker=cpus / threads)
 
 
 @dataclass(frozen=True)

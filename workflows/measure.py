@@ -13,7 +13,7 @@ from diffusion.grid import image_grid
 
 from .features import first_tars, gather, make_features, read_first
 from .judge import Neighbours, distances, memorisation
-from .neighbours import MAX_QUERIES, SHOWN, Nearest, nearest_in
+from .neighbours import MAX_QUERIES, SHOWN, nearest_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +97,7 @@ def measure(
     metrics |= memorisation(found, asked)
     shown = torch.cat([images[:SHOWN], torch.from_numpy(found.of_samples.shown[: len(images)])])
     columns = min(SHOWN, len(images))
-    return Measured(metrics, encode_png(image_grid(shown, columns, max(1, PIXELS // (columns * data.image_size)))))
+    return Measured(metrics, encode_png(image_grid(shown, columns, PIXELS)))
 
 
 def _labels(subject: Subject) -> Int64[ndarray, "n"]:
@@ -115,6 +115,6 @@ def _neighbours(
     held_out, _ = read_first(data, "val", MAX_QUERIES)
     found, num = nearest_in(data, known_tars, torch.cat([images, held_out]), workers), len(images)
     mine, others = (
-        Nearest(found.distances[part], found.labels[part], found.shown) for part in (slice(num), slice(num, None))
+        found._replace(distances=found.distances[of], labels=found.labels[of]) for of in (slice(num), slice(num, None))
     )
     return images, Neighbours(mine, others if len(held_out) else None)

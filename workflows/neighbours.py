@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from diffusion.metrics.pixels import nearest
 
-from .cluster import map_tasks
+from .cluster import make_missing
 from .features import read_tar
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Nearest(NamedTuple):
     labels: Int64[ndarray, "q"]
     shown: UInt8[ndarray, "s c h w"]
     """the pictures themselves, of the first queries"""
+    num_seen: int
+    """out of how many pictures"""
 
 
 @dataclass(frozen=True)
@@ -49,17 +52,18 @@ def nearest_in(
     shards: ShardSet, tars: Sequence[TarStats], queries: UInt8[Tensor, "q c h w"], workers: Workers
 ) -> Nearest:
     """Over all these tars; of equally near ones the first one's, whichever task ends first."""
-    numbered = list(enumerate(tars))
-    found = sorted(map_tasks(_nearest_in_tar, numbered, _Request(shards, queries), workers), key=lambda each: each[0])
-    return reduce(_nearer, (each for _, each in found))
+    request, seen = _Request(shards, queries), attrgetter("num_seen")
+    total = sum(tar.num_samples for tar in tars)
+    found = make_missing("neighbours", tars, lambda _: None, _nearest_in_tar, request, workers, seen, total)
+    of_all: Nearest = reduce(_nearer, found)
+    return of_all
 
 
-def _nearest_in_tar(numbered: tuple[int, TarStats], request: _Request) -> tuple[int, Nearest]:
+def _nearest_in_tar(tar: TarStats, request: _Request) -> Nearest:
     """In a Ray task."""
-    number, tar = numbered
     images, labels = read_tar(request.shards, tar)
     distances, indices = nearest(request.queries, images)
-    return number, Nearest(distances, labels[indices], images.numpy()[indices[:SHOWN]])
+    return Nearest(distances, labels[indices], images.numpy()[indices[:SHOWN]], len(images))
 
 
 def _nearer(a: Nearest, b: Nearest) -> Nearest:
@@ -68,4 +72,5 @@ def _nearer(a: Nearest, b: Nearest) -> Nearest:
         np.where(takes_b, b.distances, a.distances),
         np.where(takes_b, b.labels, a.labels),
         np.where(takes_b[:SHOWN, None, None, None], b.shown, a.shown),
+        a.num_seen + b.num_seen,
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import ray
-import torch
 
 from diffusion.checkpoint import load_weights, read_tensors
 from diffusion.data.images import encode_png
 from diffusion.files import Folder
+from diffusion.film import strip
 from diffusion.grid import image_grid
 from diffusion.process import Diffusion, to_uint8
 from diffusion.sampling import SamplerConfig, sample_trajectory
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from .training_spec import Report, TrainingSpec
 
-NUM_IMAGES, STRIP_ROWS, STRIP_COLUMNS = 16, 4, 11
+NUM_IMAGES, STRIP_ROWS = 16, 4
 STEPS = 20
-SIDE_PIXELS = 64
+GRID_PIXELS, STRIP_PIXELS = 256, 704
 FIRST_EMA = "ema-0.safetensors"
 
 
@@ -40,12 +40,9 @@ def draw_preview(spec: TrainingSpec, checkpoint_uri: str) -> dict[str, bytes]:
     labels = [i % spec.unet.num_classes for i in range(NUM_IMAGES)] if spec.unet.num_classes else None
     config = SamplerConfig(sampler="ddim", steps=min(STEPS, diffusion.num_timesteps))
     states = [to_uint8(x) for x in sample_trajectory(unet.eval(), diffusion, range(NUM_IMAGES), labels, config)]
-    shown = [states[i] for i in torch.linspace(0, len(states) - 1, min(STRIP_COLUMNS, len(states))).long().tolist()]
-    strip = torch.stack([state[:STRIP_ROWS] for state in shown], dim=1).flatten(0, 1)
-    scale = max(1, SIDE_PIXELS // spec.unet.image_size)
     return {
-        "grid.png": encode_png(image_grid(states[-1], 4, scale)),
-        "strip.png": encode_png(image_grid(strip, len(shown), scale)),
+        "grid.png": encode_png(image_grid(states[-1], 4, GRID_PIXELS)),
+        "strip.png": encode_png(strip([state[:STRIP_ROWS] for state in states], STRIP_PIXELS)),
     }
 
 

@@ -250,7 +250,7 @@ def _grid(rows: list[Row], stage: RestoreStage, out: Folder, originals: Pictures
     ]
     lines.append([originals.read(row.name) for row in rows])
     images = torch.from_numpy(np.stack([image for line in lines for image in line]))
-    return image_grid(images, len(rows), max(1, GRID_PIXELS // (len(rows) * images.shape[-1])))
+    return image_grid(images, len(rows), GRID_PIXELS)
 
 
 def _png(pixels: UInt8[Tensor, "c h w"]) -> bytes:

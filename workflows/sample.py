@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from diffusion.data.images import encode_png
+from diffusion.data.layout import tar_name
 from diffusion.data.shard_set import DATASET, Header, ShardSet, commit, open_shard_set
 from diffusion.data.shards import ShardReport, read_report
 from diffusion.files import Folder
@@ -21,10 +22,10 @@ from diffusion.sampling import SamplerConfig
 from diffusion.settings import narrowed
 
 from .card import model_card
-from .cluster import connected, make_missing, num_gpus, warm_up
+from .cluster import connected, drawing_workers, make_missing, warm_up
 from .config_file import to_plain
-from .draw_part import REVERSE_FILM, REVERSE_STRIP, DrawRequest, draw_part, tar_of
-from .drawing import Part, check_sampler, chosen_labels, loaded, model_files, one_thread_each, parts_of
+from .draw_part import REVERSE_FILM, REVERSE_STRIP, DrawRequest, draw_part
+from .drawing import Part, check_sampler, chosen_labels, loaded, model_files, parts_of
 from .feature_nets import check_nets, feature_nets
 from .features import file_of, read_first
 from .measure import NEIGHBOURS, Subject, features_of, measure
@@ -95,7 +96,7 @@ def run(config: Config, environment: Environment, model: ModelVersion) -> Sample
         chosen_labels(config.sample.labels, loaded(files).classes)
         check_nets(environment, config.sample)
         with connected(environment, config.sample):
-            workers = config.sample if num_gpus() else one_thread_each(config.sample)
+            workers = drawing_workers(config.sample)
             warm_up(draw_part, workers)
             tracker = Tracker(environment)
             tags = {**lineage_tags(model), FEATURES_TAG: " ".join(config.sample.features)}
@@ -154,7 +155,7 @@ class _Job:
             return open_shard_set(self.folder)
 
         def find(part: Part) -> ShardReport | None:
-            complete = all(out.exists(file_of(tar_of(part))) for out in outs)
+            complete = all(out.exists(file_of(tar_name("train", part.number))) for out in outs)
             return read_report(self.folder, part.number) if complete else None
 
         reports = make_missing(
@@ -166,7 +167,6 @@ class _Job:
             self.workers,
             lambda report: report.num_samples,
             stage.num,
-            gpus=bool(num_gpus()),
         )
         header = Header(
             image_size=model.unet.config.image_size,
@@ -181,8 +181,7 @@ class _Job:
     def _grid(self, shards: ShardSet) -> bytes:
         images, _ = read_first(shards, "train", GRID_IMAGES)
         num_columns = grid_columns(len(chosen_labels(self.config.sample.labels, shards.classes)))
-        scale = max(1, GRID_PIXELS // (num_columns * shards.image_size))
-        return encode_png(image_grid(images, num_columns, scale))
+        return encode_png(image_grid(images, num_columns, GRID_PIXELS))
 
     def _judge(self, shards: ShardSet, data: ShardSet, nets: Sequence[NetFile], grid: bytes) -> None:
         """The metrics, onto the run and the model's own page; how data turns to noise, and what samples are near to."""
@@ -193,20 +192,19 @@ class _Job:
         describe(self.tracker, self.model, card, grid)
         self.folder.write(NEIGHBOURS, measured.neighbours)
         real, _ = read_first(data, "train", FORWARD_IMAGES)
-        scale = max(1, 2 * GRID_PIXELS // (11 * data.image_size))
         states = forward_states(loaded(self.files).diffusion, real)
-        self.folder.write(FORWARD, encode_png(strip(states, scale)))
+        self.folder.write(FORWARD, encode_png(strip(states, 2 * GRID_PIXELS)))
 
     def _log_pictures(self, grid: bytes) -> None:
         """Everything that is in the folder into MLflow, in as many calls as there are files: tars, not pictures."""
-        shown = {name: self.folder.read(name) for name in SHOWN if self.folder.exists(name)}
         with TemporaryDirectory() as temporary:
-            for name, data in {GRID: grid, **shown}.items():
-                (Path(temporary) / name).write_bytes(data)
-            self.folder.download(Path(temporary) / "samples")
-            shutil.rmtree(Path(temporary) / "samples" / PLAN)
+            samples = Path(temporary) / "samples"
+            self.folder.download(samples)
+            shutil.rmtree(samples / PLAN)
+            (samples / GRID).write_bytes(grid)
             for name in (GRID, *SHOWN):
-                (Path(temporary) / "samples" / name).unlink(missing_ok=True)
+                if (samples / name).exists():
+                    (samples / name).rename(Path(temporary) / name)
             self.tracker.log_folder(self.run_id, Path(temporary))
 
 

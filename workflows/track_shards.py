@@ -74,8 +74,7 @@ def contact_sheet(shards: ShardSet) -> bytes:
     """The first pictures of the first training tars (they are in random order), as a PNG."""
     reader = SampleReader(shards, "train")
     images, _ = reader.read(range(min(SHEET_IMAGES, shards.num_samples("train"))))
-    scale = max(1, SHEET_PIXELS // (SHEET_COLUMNS * shards.image_size))
-    return encode_png(image_grid(torch.from_numpy(images), SHEET_COLUMNS, scale))
+    return encode_png(image_grid(torch.from_numpy(images), SHEET_COLUMNS, SHEET_PIXELS))
 
 
 def class_histogram(shards: ShardSet) -> pa.Table:

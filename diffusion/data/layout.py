@@ -24,6 +24,11 @@ MANIFEST_SCHEMA = pa.schema(
 REJECTS_SCHEMA = pa.schema([("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
 
+def tar_name(split: str, shard: int) -> str:
+    """Of the pictures that a shard has in a split."""
+    return f"{split}-{shard:06d}.tar"
+
+
 def part_name(table: str, shard: int) -> str:
     """Where the rows of one shard are, in the folder of `manifest` or `rejects`."""
     return f"{table}.parquet/part-{shard:06d}.parquet"

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ..seeding import generator
 from .duplicates import place_of, read_duplicates
 from .images import ENCODINGS, Rejected, encode, fit_image
-from .layout import MANIFEST_SCHEMA, REJECTS_SCHEMA, SPLITS, part_name, report_name
+from .layout import MANIFEST_SCHEMA, REJECTS_SCHEMA, SPLITS, part_name, report_name, tar_name
 from .plan import read_block
 from .sources.base import NOT_READ
 from .tar import read_headers, write_tar
@@ -103,7 +103,7 @@ def write_shard(shard: int, samples: list[Sample], rejects: list[dict[str, str]]
     for split in SPLITS:
         mine = [sample for sample in samples if sample.split == split]
         if mine:
-            name = f"{split}-{shard:06d}.tar"
+            name = tar_name(split, shard)
             data = write_tar(_entry(shard, sample) for sample in mine)
             rows += _manifest_rows(shard, mine, data)
             out.write(name, data)

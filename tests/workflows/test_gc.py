@@ -215,18 +215,18 @@ def test_in_an_object_store_it_is_the_same(whole, storage, tmp_path, monkeypatch
     with open_faulty_store() as store:
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
-        store.client.create_bucket(Bucket="bucket")
-        moved(storage, tmp_path / "runs", "s3://bucket/runs", LONG_AGO_S)
-        bucket = Folder("s3://bucket/runs")
+        store.client.create_bucket(Bucket="garbage")
+        moved(storage, tmp_path / "runs", "s3://garbage/runs", LONG_AGO_S)
+        bucket = Folder("s3://garbage/runs")
         for path in files(Environment(storage=str(tmp_path / "runs"))):
             if path.name != "mlflow.db":
                 bucket.write(str(path.relative_to(tmp_path / "runs")), path.read_bytes())
         uri = f"sqlite:///{tmp_path}/runs/mlflow.db"
-        environment = Environment(storage="s3://bucket/runs", tracking_uri=uri)
+        environment = Environment(storage="s3://garbage/runs", tracking_uri=uri)
         local = collect(Environment(storage=str(tmp_path / "runs"), tracking_uri=uri))
         kept = collect(environment, delete=True)
         forget(MlflowClient(uri, uri), "candidate", "champion")
-        calls = store.buckets["bucket"]
+        calls = store.buckets["garbage"]
         calls.forget()
         listed = collect(environment)
         num_heads = sum(call.name.startswith("HEAD") for call in calls.calls)

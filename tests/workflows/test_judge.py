@@ -84,7 +84,7 @@ def test_the_classes_of_another_net_are_not_the_datas():
 def near(distances, labels=None):
     distances = np.asarray(distances, np.float32)
     shown = np.zeros((len(distances), 1, 2, 2), np.uint8)
-    return Nearest(distances, np.zeros(len(distances), np.int64) if labels is None else labels, shown)
+    return Nearest(distances, np.zeros(len(distances), np.int64) if labels is None else labels, shown, 100)
 
 
 def test_copies_are_near_and_have_the_label_asked_for():
