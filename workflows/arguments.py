@@ -37,6 +37,14 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WrapsArgs(Common):
+    """Flags of a command about another command, whose words follow after `--`."""
+
+    command: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """what follows after `--`"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunArgs(Common):
     """All stages: shard, train, sample, promote. Stages that are done are reused."""
 

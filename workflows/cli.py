@@ -14,6 +14,9 @@ from .interrupt import Interruptible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .arguments import Common
+    from .commands import Command
+
 DONE, FAILED, WRONG_CALL = 0, 1, 2
 
 
@@ -52,22 +55,29 @@ def judged(words: list[str]) -> tuple[int, str]:
 def dispatch(words: list[str]) -> int:
     """Run the command that the words name; the exit code."""
     from .auth import guard_local_ray
-    from .commands import COMMANDS
-    from .parsing import parse
 
     if not words or words[0] in ("-h", "--help"):
         print(_help(), end="")
         return DONE if words else WRONG_CALL
-    name = " ".join(words[:2]) if words[0] == "pull" else words[0]
-    if name not in COMMANDS:
-        raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}")
-    command = COMMANDS[name]
-    args = parse(name, command.args, command.start, words[len(name.split()) :])
+    command, args = understood(words)
     guard_local_ray(args.where.address)
     result = command.act(args)
     if args.json:
         print(json.dumps(result))
     return DONE
+
+
+def understood(words: list[str]) -> tuple[Command, Common]:
+    """A command line's command and flags. Raises ValueError for one that cannot be understood."""
+    from .commands import COMMANDS
+    from .parsing import parse
+
+    groups = {name.split()[0] for name in COMMANDS if " " in name}
+    name = " ".join(words[: 2 if words[0] in groups else 1])
+    if name not in COMMANDS:
+        raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}")
+    command = COMMANDS[name]
+    return command, parse(name, command.args, command.start, words[len(name.split()) :])
 
 
 def _help() -> str:

@@ -13,7 +13,7 @@ import tyro
 
 from diffusion.sampling import SamplerConfig
 
-from .arguments import Common, ConfigArgs, RunArgs, SampleArgs, ShardArgs
+from .arguments import Common, ConfigArgs, RunArgs, SampleArgs, ShardArgs, WrapsArgs
 from .config_file import read_config
 from .presets import DEFAULT_PRESET, preset
 
@@ -27,6 +27,9 @@ A = TypeVar("A")
 
 def parse(name: str, args_type: type[Common], start: Callable[[Config], Common] | None, words: list[str]) -> Common:
     """A command's flags, on top of the preset or --config that it starts from."""
+    if issubclass(args_type, WrapsArgs):
+        words, command = _wrapped(name, words)
+        return replace(_tyro(args_type, name, words, tyro.MISSING_NONPROP), command=command)
     if start is None:
         return _tyro(args_type, name, words, tyro.MISSING_NONPROP)
     chosen = (bool(words) and not words[0].startswith("-")) or _gives(words, "--config")
@@ -42,6 +45,15 @@ def parse(name: str, args_type: type[Common], start: Callable[[Config], Common] 
         names = [setting.name for setting in fields(SamplerConfig)]
         return replace(args, unsaid=tuple(name for name in names if not _gives(words, f"--{name}")))
     return args
+
+
+def _wrapped(name: str, words: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """A command's own words, and those of the command that it is about. Raises ValueError if there are none."""
+    own = words[: words.index("--")] if "--" in words else words
+    command = tuple(words[len(own) + 1 :])
+    if not command and not {"-h", "--help"} & set(own):
+        raise ValueError(f"{name} must be given a command after --, such as: ddpm {name} … -- run digits")
+    return own, command
 
 
 RUN_FLAGS = {"--source": "--shard.source", "--image-size": "--shard.image-size", "--num": "--sample.num"}
