@@ -21,6 +21,7 @@ from .arguments import (
     RestoreArgs,
     RunArgs,
     SampleArgs,
+    ScheduleEmitArgs,
     ShardArgs,
     TrainArgs,
     UiArgs,
@@ -182,6 +183,16 @@ def show_config(args: ConfigArgs) -> dict[str, Any]:
     return to_plain(args.config)
 
 
+def schedule_emit(args: ScheduleEmitArgs) -> dict[str, Any]:
+    """`ddpm schedule emit`."""
+    from .emit import emitted
+    from .manifests import to_yaml
+
+    manifests = emitted(args)
+    print(to_yaml(manifests), end="", file=sys.stderr if args.json else sys.stdout)
+    return {"manifests": manifests}
+
+
 @dataclass(frozen=True)
 class Command:
     """A command: its flags (given the config that they start from), and what it does."""
@@ -212,6 +223,7 @@ COMMANDS = {
     "lineage": Command(LineageArgs, None, show_lineage),
     "gc": Command(GcArgs, None, collect),
     "ui": Command(UiArgs, None, ui),
+    "schedule emit": Command(ScheduleEmitArgs, None, schedule_emit),
     "config": Command(ConfigArgs, lambda c: ConfigArgs(config=c), show_config),
 }
 
