@@ -18,8 +18,10 @@ BASIC_AUTH = f"""\
 default_permission = READ
 database_uri = {DATABASE}
 admin_username = admin
+auth_cache_ttl_seconds = 60
 """
-"""the administrator's password is MLFLOW_AUTH_ADMIN_PASSWORD"""
+"""The administrator's password is MLFLOW_AUTH_ADMIN_PASSWORD. Without the cache every request costs a slow hash; with
+it, a password that was changed may be taken for a minute more."""
 POSTGRES_IMAGE, POSTGRES_USER = "postgres:17.6-bookworm", 999
 PORT, DATABASE_PORT = 5000, 5432
 HOSTS = "localhost,localhost:*,127.0.0.1:*,mlflow,mlflow:*"
