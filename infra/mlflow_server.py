@@ -157,7 +157,8 @@ class Postgres:
             return
         new = self.data.with_name("new")
         shutil.rmtree(new, ignore_errors=True)
-        words = [self._program("initdb"), "-D", new, "-U", USER, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"]
+        words = [self._program("initdb"), "-D", str(new), "-U", USER, "--auth=trust", "--encoding=UTF8",
+                 "--locale=C.UTF-8"]  # fmt: skip
         done = subprocess.run(words, capture_output=True, text=True, check=False, **self._as_whom)
         if done.returncode:
             raise ValueError(f"folder must be one that PostgreSQL can use: {done.stderr.strip().splitlines()[-1]}")
@@ -165,7 +166,7 @@ class Postgres:
 
     def _stop(self) -> None:
         if (self.data / "postmaster.pid").exists():
-            words = [self._program("pg_ctl"), "stop", "-D", self.data, "-m", "fast"]
+            words = [self._program("pg_ctl"), "stop", "-D", str(self.data), "-m", "fast"]
             subprocess.run(words, check=False, capture_output=True, **self._as_whom)
 
     def _await(self, process: subprocess.Popen[bytes]) -> None:
@@ -173,13 +174,15 @@ class Postgres:
         deadline = time.monotonic() + START_TIMEOUT_S
         while process.poll() is None and time.monotonic() < deadline:
             with suppress(psycopg.OperationalError):
-                where = {"host": str(self.socket), "user": USER, "dbname": "postgres"}
-                with psycopg.connect(**where, autocommit=True) as connection:
-                    if not connection.execute(f"select 1 from pg_database where datname = '{DATABASE}'").fetchone():  # noqa: S608
-                        connection.execute(f"create database {DATABASE}")
+                self._make_database()
                 return
             time.sleep(0.1)
         raise ValueError(f"folder must hold a PostgreSQL that starts; what it said is above: {self.data}")
+
+    def _make_database(self) -> None:
+        with psycopg.connect(host=str(self.socket), user=USER, dbname="postgres", autocommit=True) as connection:
+            if not connection.execute("select 1 from pg_database where datname = %s", [DATABASE]).fetchone():
+                connection.execute(f"create database {DATABASE}")
 
 
 def serve(folder: Path, environment: dict[str, str]) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .documents import KUSTOMIZATION, Document, Problem, unpacked
+from .documents import KUSTOMIZATION, Document, Problem, parsed, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -40,7 +40,7 @@ def build(folder: Path) -> list[dict[str, Any]]:
             done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
             if done.returncode:
                 raise ValueError(" ".join(done.stderr.split()))
-            return [body for body in yaml.safe_load_all(done.stdout) if body]
+            return parsed(done.stdout)
     return composed(folder)
 
 
@@ -54,7 +54,7 @@ def composed(folder: Path) -> list[dict[str, Any]]:
         path = (folder / name).resolve()
         if not path.exists():
             raise ValueError(f"must name what is there, got {name}")
-        bodies += composed(path) if path.is_dir() else [body for body in yaml.safe_load_all(path.read_text()) if body]
+        bodies += composed(path) if path.is_dir() else parsed(path.read_text())
     return bodies
 
 

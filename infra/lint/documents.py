@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KUSTOMIZATION = "kustomization.yaml"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""ten times as fast where PyYAML was built with it"""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,15 @@ class Document:
         return Problem(self.file, f"{self.kind}/{self.name} {path}".rstrip(), rule)
 
 
+def parsed(text: str) -> list[Any]:
+    """The documents of a YAML stream."""
+    return [body for body in yaml.load_all(text, Loader=LOADER) if body is not None]
+
+
 def read_documents(file: Path, name: str) -> list[Document]:
     """The manifests in a file, and those in its ConfigMaps. Raises ValueError if it is no YAML of such."""
     try:
-        bodies = [body for body in yaml.safe_load_all(file.read_text()) if body is not None]
+        bodies = parsed(file.read_text())
     except yaml.YAMLError as err:
         raise ValueError(" ".join(str(err).split())) from None
     if not all(isinstance(body, dict) and {"apiVersion", "kind"} <= body.keys() for body in bodies):
@@ -64,8 +71,9 @@ def unpacked(document: Document) -> Iterator[Document]:
     yield document
     if document.kind == "ConfigMap":
         for key, text in document.body.get("data", {}).items():
-            if key.endswith((".yaml", ".json")) and isinstance(body := yaml.safe_load(text), dict) and "kind" in body:
-                yield Document(f"{document.file} ({document.name}: {key})", body)
+            for body in parsed(text) if key.endswith((".yaml", ".json")) else ():
+                if isinstance(body, dict) and "kind" in body:
+                    yield Document(f"{document.file} ({document.name}: {key})", body)
 
 
 def found_in(value: object, path: str = "") -> Iterator[tuple[str, Any]]:
