@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from diffusion.files import Folder
-
 from .manifests import Site, scheduled
 from .manifests.ray import given
 
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 def emitted(args: ScheduleEmitArgs) -> list[dict[str, Any]]:
     """The manifests. Raises ValueError for what Kubernetes would refuse, or results that would be left in a pod."""
     storage = given(args.command, "--storage")
-    if storage and Folder(storage).is_local:
+    if storage and ("://" not in storage or storage.startswith("file:")):
         raise ValueError(
             f"storage must be one that every pod reaches, such as s3://…, got {storage}; "
             f"without --storage it is that of the cluster's settings"
