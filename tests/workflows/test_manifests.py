@@ -1,5 +1,6 @@
 """Manifests: the files under infra/ are what the code writes, and `ddpm schedule emit` prints what Kubernetes takes."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -17,6 +18,7 @@ from workflows.manifests.ray import MAX_JOB_NAME, entrypoint
 from workflows.manifests.schedule import MAX_NAME, TICK
 
 INFRA = Path(__file__).parents[2] / "infra"
+KUBERAY = Path(os.environ.get("KUBERAY_SCHEMAS", INFRA.parents[1] / "shared" / "kuberay"))
 
 
 def test_the_files_under_infra_are_what_make_infra_writes():
@@ -48,12 +50,12 @@ def emit(capsys, *words):
     return code, error, list(yaml.safe_load_all(capsys.readouterr().out))
 
 
-def test_what_is_emitted_breaks_no_rule_and_is_one_cron_job_with_the_rights_for_one_kind(capsys, tmp_path):
+def test_what_is_emitted_breaks_no_rule_and_is_one_cron_job_with_the_rights_for_one_kind(capsys):
     words = ["nightly", "--cron", "0 3 * * mon-fri", "--timezone", "Europe/Paris", "--gpu", "--image", "r/ddpm:1"]
     code, error, bodies = emit(capsys, *words, "--", "run", "digits", "--storage", "s3://bucket/runs")
     documents = [inner for body in bodies for inner in unpacked(Document("emitted", body))]
     by_kind = {document.kind: document.body for document in documents}
-    schemas = Schemas(tmp_path)
+    schemas = Schemas(KUBERAY)
 
     assert (code, error) == (0, "")
     assert list(by_kind) == ["ConfigMap", "RayJob", "ServiceAccount", "Role", "RoleBinding", "CronJob"]

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 SCRAPE_S = 15
 RAY_LABELS = {f"ray.io/{name}": f"ray_io_{name.replace('-', '_')}" for name in ("cluster", "group", "node-type")}
-AGE = "time() - ddpm_train_checkpoint_timestamp_seconds"
+TRAIN = "ray_ddpm_train"
+"""Ray puts its own name before ours"""
+AGE = f"time() - {TRAIN}_checkpoint_timestamp_seconds"
 
 
 def pod_monitor(site: Site) -> dict[str, Any]:
@@ -63,10 +65,10 @@ def rules() -> dict[str, Any]:
             {
                 "name": "ddpm",
                 "rules": [
-                    {"record": "ddpm_train_checkpoint_age_seconds", "expr": AGE},
+                    {"record": "ddpm:checkpoint_age_seconds", "expr": AGE},
                     _alert("NoCheckpoint", f"{AGE} > 3600", "5m", "no checkpoint for an hour"),
-                    _alert("DataWait", "ddpm_train_data_wait_ratio > 0.3", "15m", "a third of the time waits for data"),
-                    _alert("Restarts", "delta(ddpm_train_failures[1h]) >= 3", "0m", "three attempts failed in an hour"),
+                    _alert("DataWait", f"{TRAIN}_data_wait_ratio > 0.3", "15m", "a third of the time waits for data"),
+                    _alert("Restarts", f"delta({TRAIN}_failures[1h]) >= 3", "0m", "three attempts failed in an hour"),
                 ],
             }
         ]
