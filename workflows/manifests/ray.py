@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,13 @@ def given(words: Sequence[str], flag: str) -> str:
     return ""
 
 
+def grows_to(site: Site) -> str:
+    """What the autoscaler may get, for our jobs to know that they have to wait for it."""
+    groups = [{"nodes": site.max_workers, "CPU": site.worker[0]}]
+    groups += [{"nodes": site.max_workers, "CPU": site.gpu_worker[0], "GPU": 1}] * (2 if site.gpu else 0)
+    return json.dumps(groups)
+
+
 def cluster_spec(site: Site) -> dict[str, Any]:
     """A head without work of its own, CPU workers, and GPU workers from zero where there are any."""
     groups = [worker_group(site, "cpu", site.worker, smallest=1)]
@@ -138,7 +146,10 @@ def ray_pod(site: Site, name: str, amounts: dict[str, Any], ports: dict[str, int
         amounts,
         {"tmp": "/tmp", "home": "/home/ddpm"},  # noqa: S108 - volumes of the pod's own
         ports=[{"name": port, "containerPort": number} for port, number in ports.items()],
-        env=[{"name": "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "value": str(ROOM_S)}],
+        env=[
+            {"name": "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "value": str(ROOM_S)},
+            {"name": "DDPM_GROWS_TO", "value": grows_to(site)},
+        ],
         envFrom=[{"configMapRef": {"name": SETTINGS}}, {"secretRef": {"name": CREDENTIALS}}],
     )
     spec = pod([ray], [scratch("tmp", "20Gi"), scratch("home", "20Gi")], restartPolicy="Never", **more)
