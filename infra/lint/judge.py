@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .build import build_problems
@@ -15,9 +16,10 @@ from .ray_rules import ray_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from .schemas import Schemas
+
+OURS = Path(__file__).parents[1]
 
 
 def problems(folder: Path, schemas: Schemas) -> list[Problem]:
@@ -49,10 +51,12 @@ def _of_document(document: Document, schemas: Schemas, folder: Path) -> Iterator
 
 
 def _ray_version(folder: Path) -> str:
-    lines = (folder / "constraints.txt").read_text().splitlines()
+    given = folder / "constraints.txt"
+    lines = (given if given.exists() else OURS / "constraints.txt").read_text().splitlines()
     return next((line.removeprefix("ray==") for line in lines if line.startswith("ray==")), "")
 
 
 def _of_image(folder: Path) -> Iterator[Problem]:
-    yield from dockerfile_problems((folder / "Dockerfile").read_text(), "Dockerfile")
-    yield from compose_problems((folder / "compose.yaml").read_text(), "compose.yaml")
+    for name, judge in (("Dockerfile", dockerfile_problems), ("compose.yaml", compose_problems)):
+        if (folder / name).exists():  # a folder of manifests for one cluster has no image of its own
+            yield from judge((folder / name).read_text(), name)

@@ -3,11 +3,14 @@
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from lint.documents import Document, unpacked
+from lint.judge import problems
 from lint.pods import pod_problems, secret_problems
 from lint.ray_rules import ray_problems
 from lint.schemas import Schemas
@@ -32,6 +35,16 @@ def test_the_files_under_infra_are_what_make_infra_writes():
 
     assert there | {"compose.yaml"} == written.keys()
     assert [name for name, text in written.items() if (INFRA / name).read_text() != text] == []
+
+
+def test_the_files_of_another_cluster_name_its_own_places_alone_and_break_no_rule(tmp_path):
+    words = ["--registry", "ghcr.io/me", "--namespace", "other", "--storage", "s3://mine/runs", "--max-workers", "3"]
+    subprocess.run([sys.executable, "-m", "workflows.manifests", tmp_path, *words], check=True)
+    texts = [file.read_text() for file in tmp_path.rglob("*.yaml")]
+
+    assert [text for text in texts if re.search(r"registry\.example|namespace: ddpm|s3://ddpm/runs", text)] == []
+    assert len(texts) == len(files(Site()))
+    assert [str(problem) for problem in problems(tmp_path, Schemas(KUBERAY))] == []
 
 
 @pytest.mark.parametrize("hardware", ["cpu", "gpu"])

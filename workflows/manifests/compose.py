@@ -60,8 +60,7 @@ def compose(site: Site) -> dict[str, Any]:
                 command=SERVE,
                 ports=[f"127.0.0.1:{PORT}:{PORT}"],
                 environment={
-                    **server_environment(HOSTS),
-                    "MLFLOW_S3_ENDPOINT_URL": site.object_store,
+                    **server_environment(site, HOSTS),
                     **{key: _given(key) for key in SERVER_KEYS},
                 },
                 configs=[{"source": "basic_auth", "target": "/etc/mlflow/basic_auth.ini"}],

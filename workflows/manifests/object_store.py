@@ -14,7 +14,9 @@ IMAGE = "chrislusf/seaweedfs:3.97"
 PORT = 8333
 IDENTITIES = "object-store"
 """a Secret with s3.json, SeaweedFS's own list of who may do what"""
-ARGUMENTS = ["server", "-dir=/data", "-s3", f"-s3.port={PORT}", "-s3.config=/etc/seaweedfs/s3.json", "-volume.max=0"]
+ARGUMENTS = ["server", "-ip=127.0.0.1", "-ip.bind=0.0.0.0", "-dir=/data", "-volume.max=0", "-s3", f"-s3.port={PORT}",
+             "-s3.config=/etc/seaweedfs/s3.json"]  # fmt: skip
+"""Its parts find each other by an address that does not change with the pod's."""
 
 
 def object_store(site: Site) -> list[dict[str, Any]]:

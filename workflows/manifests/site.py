@@ -26,8 +26,9 @@ class Site:
     """A namespace of a Kubernetes cluster, and how much of it may be used."""
 
     namespace: str = "ddpm"
+    """where all of it is"""
     registry: str = "registry.example.com"
-    """where the image is; KubeRay's and our own tag are what this package says"""
+    """where the image was pushed to"""
     image: str = ""
     """default: REGISTRY/ray-ddpm:VERSION-cpu or -cuda"""
     gpu: bool = False
@@ -37,14 +38,19 @@ class Site:
     monitoring: str = "monitoring"
     """the namespace of Prometheus"""
     storage: str = "s3://ddpm/runs"
+    """of the jobs"""
+    artifacts: str = "s3://ddpm/mlflow"
+    """where the MLflow server puts what runs log"""
     object_store: str = "http://object-store:8333"
     """URL of the S3-compatible store"""
     max_workers: int = 8
     """pods of each group of workers"""
     head: tuple[int, str] = (2, "8Gi")
-    """CPUs and memory, as of the next two"""
+    """CPUs and memory of Ray's head"""
     worker: tuple[int, str] = (4, "16Gi")
+    """the same of a worker without a GPU"""
     gpu_worker: tuple[int, str] = (8, "64Gi")
+    """and of one with a GPU"""
 
     def __post_init__(self) -> None:
         if not DNS_LABEL.fullmatch(self.namespace):

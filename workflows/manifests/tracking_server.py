@@ -26,17 +26,17 @@ POSTGRES_IMAGE, POSTGRES_USER = "postgres:17.6-bookworm", 999
 PORT, DATABASE_PORT = 5000, 5432
 HOSTS = "localhost,localhost:*,127.0.0.1:*,mlflow,mlflow:*"
 """names under which a browser or a client may ask for it: others are what a rebinding attack would use"""
-ARTIFACTS = "s3://ddpm/mlflow"
 
 
-def server_environment(hosts: str) -> dict[str, str]:
+def server_environment(site: Site, hosts: str) -> dict[str, str]:
     """What the server is told besides its secrets."""
     return {
         "HOME": "/tmp",  # noqa: S108 - a volume of the container's own
-        "MLFLOW_ARTIFACTS_DESTINATION": ARTIFACTS,
+        "MLFLOW_ARTIFACTS_DESTINATION": site.artifacts,
         "MLFLOW_AUTH_CONFIG_PATH": "/etc/mlflow/basic_auth.ini",
         "MLFLOW_HOST": "0.0.0.0",  # noqa: S104 - who gets that far, the network policies say
         "MLFLOW_PORT": str(PORT),
+        "MLFLOW_S3_ENDPOINT_URL": site.object_store,
         "MLFLOW_SERVER_ALLOWED_HOSTS": hosts,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_WORKERS": "4",
@@ -57,7 +57,7 @@ def tracking_server(site: Site) -> list[dict[str, Any]]:
     """The server behind a Service, and its settings."""
     domain = f"mlflow.{site.namespace}.svc"
     hosts = f"{HOSTS},{domain},{domain}:*,{domain}.cluster.local:*"
-    values = {**server_environment(hosts), "MLFLOW_S3_ENDPOINT_URL": site.object_store}
+    values = server_environment(site, hosts)
     health = {"httpGet": {"path": "/health", "port": PORT}}
     server = container(
         "mlflow",
