@@ -33,14 +33,14 @@ def test_the_files_under_infra_are_what_make_infra_writes():
         if file.is_file()
     }
 
-    assert there | {"compose.yaml"} == written.keys()
+    assert there | {"compose.yaml", "basic_auth.ini"} == written.keys()
     assert [name for name, text in written.items() if (INFRA / name).read_text() != text] == []
 
 
 def test_the_files_of_another_cluster_name_its_own_places_alone_and_break_no_rule(tmp_path):
     words = ["--registry", "ghcr.io/me", "--namespace", "other", "--storage", "s3://mine/runs", "--max-workers", "3"]
     subprocess.run([sys.executable, "-m", "workflows.manifests", tmp_path, *words], check=True)
-    texts = [file.read_text() for file in tmp_path.rglob("*.yaml")]
+    texts = [file.read_text() for file in tmp_path.rglob("*.*")]
 
     assert [text for text in texts if re.search(r"registry\.example|namespace: ddpm|s3://ddpm/runs", text)] == []
     assert len(texts) == len(files(Site()))

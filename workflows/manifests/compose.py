@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from .object_store import ARGUMENTS, IMAGE
 from .object_store import PORT as S3_PORT
 from .tracking_server import (
-    BASIC_AUTH,
     HOSTS,
     PORT,
     POSTGRES_IMAGE,
@@ -20,13 +19,18 @@ from .tracking_server import (
 if TYPE_CHECKING:
     from .site import Site
 
-IDENTITIES = """\
-{"identities": [{
-  "name": "ddpm",
-  "credentials": [{"accessKey": "${AWS_ACCESS_KEY_ID:?}", "secretKey": "${AWS_SECRET_ACCESS_KEY:?}"}],
-  "actions": ["Admin", "Read", "Write", "List", "Tagging"]
-}]}
+IDENTITY = (
+    '{"name": "ddpm", "actions": ["Admin"],'
+    ' "credentials": [{"accessKey": "$$AWS_ACCESS_KEY_ID", "secretKey": "$$AWS_SECRET_ACCESS_KEY"}]}'
+)
+STORE_COMMAND = f"""\
+umask 077
+cat > /tmp/s3.json <<END
+{{"identities": [{IDENTITY}]}}
+END
+exec weed {" ".join(ARGUMENTS)} -s3.config=/tmp/s3.json
 """
+"""the list of who may do what is written where nothing stays: Compose can give a read-only container no file"""
 
 
 def compose(site: Site) -> dict[str, Any]:
@@ -45,10 +49,10 @@ def compose(site: Site) -> dict[str, Any]:
             "object-store": _service(
                 IMAGE,
                 user="1000:1000",
-                entrypoint=["weed"],
-                command=ARGUMENTS,
+                entrypoint=["sh", "-c"],
+                command=[STORE_COMMAND],
+                environment={key: _given(key) for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
                 ports=[f"127.0.0.1:{S3_PORT}:{S3_PORT}"],
-                configs=[{"source": "identities", "target": "/etc/seaweedfs/s3.json", "uid": "1000", "mode": 0o400}],
                 volumes=["objects:/data"],
                 tmpfs=["/tmp"],  # noqa: S108 - the container's own
                 healthcheck=_healthy("nc", "-z", "127.0.0.1", str(S3_PORT)),
@@ -63,14 +67,13 @@ def compose(site: Site) -> dict[str, Any]:
                     **server_environment(site, HOSTS),
                     **{key: _given(key) for key in SERVER_KEYS},
                 },
-                configs=[{"source": "basic_auth", "target": "/etc/mlflow/basic_auth.ini"}],
+                volumes=["./basic_auth.ini:/etc/mlflow/basic_auth.ini:ro"],
                 tmpfs=["/tmp"],  # noqa: S108 - the container's own
                 depends_on={name: {"condition": "service_healthy"} for name in ("postgres", "object-store")},
                 healthcheck=_healthy("wget", "-q", "-O", "/dev/null", f"http://127.0.0.1:{PORT}/health"),
             ),
         },
         "volumes": {"postgres": {}, "objects": {}},
-        "configs": {"basic_auth": {"content": BASIC_AUTH}, "identities": {"content": IDENTITIES}},
     }
 
 

@@ -13,7 +13,7 @@ from .ray import ray_cluster, ray_job
 from .schedule import scheduled
 from .site import SETTINGS, metadata
 from .text import to_yaml
-from .tracking_server import database, tracking_server
+from .tracking_server import BASIC_AUTH, database, tracking_server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +37,7 @@ def files(site: Site) -> dict[str, str]:
         written |= _folder(f"kubernetes/overlays/{name}", _overlay(each), above=["../../base"])
         written |= _folder(f"kubernetes/jobs/{name}", _jobs(each))
     written["compose.yaml"] = to_yaml([compose(site)])
+    written["basic_auth.ini"] = BASIC_AUTH
     written["prometheus/prometheus.yaml"] = to_yaml([scrape_config(site)])
     written["prometheus/rules.yaml"] = to_yaml([rules()])
     return {name: HEADER + text for name, text in written.items()}

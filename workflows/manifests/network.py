@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from .site import CLIENT_LABEL, metadata
 
@@ -52,8 +53,7 @@ def policies(site: Site) -> list[dict[str, Any]]:
             ingress=[_from([RAY, CLIENTS], 5000)],
             egress=[
                 _to([app("postgres")], 5432),
-                _to([app("object-store")], 8333),
-                _to([ANYWHERE_BUT_METADATA], 443),
+                _to([app("object-store"), ANYWHERE_BUT_METADATA], port_of(site.object_store)),
                 _dns(),
             ],
         ),
@@ -91,4 +91,10 @@ def _ports(ports: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _dns() -> dict[str, Any]:
-    return {"to": [everything_in("kube-system")], "ports": [{"port": 53, "protocol": kind} for kind in ("UDP", "TCP")]}
+    return {"ports": [{"port": 53, "protocol": kind} for kind in ("UDP", "TCP")]}
+
+
+def port_of(url: str) -> int:
+    """Where a URL's server listens."""
+    parts = urlsplit(url)
+    return parts.port or {"https": 443}.get(parts.scheme, 80)
