@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +15,10 @@ from .arguments import (
     EvaluateArgs,
     GcArgs,
     IndexArgs,
+    JobLogsArgs,
+    JobsListArgs,
+    JobStatusArgs,
+    JobStopArgs,
     LineageArgs,
     PullModelArgs,
     PullSamplesArgs,
@@ -22,6 +27,7 @@ from .arguments import (
     RunArgs,
     SampleArgs,
     ShardArgs,
+    SubmitArgs,
     TrainArgs,
     UiArgs,
     VerifyArgs,
@@ -169,6 +175,52 @@ def collect(args: GcArgs) -> dict[str, Any]:
     return show_collected(stage.run(args.where, args.keep_days, args.delete, say), args.where)
 
 
+def submit(args: SubmitArgs) -> dict[str, Any]:
+    """`ddpm submit`."""
+    from . import submit as stage
+    from .jobs import open_client
+
+    if args.dry_run:
+        request = stage.request_of(open_client(args.where.address), args.command, args.python, args.credentials)
+        asked = {"submission_id": request.key, "entrypoint": request.entrypoint, "runtime_env": request.runtime_env}
+        print(json.dumps(asked, indent=2), file=sys.stderr if args.json else sys.stdout)
+        return asked
+    return asdict(stage.submit(args.where.address, args.command, args.python, args.credentials, args.follow))
+
+
+def jobs_list(args: JobsListArgs) -> dict[str, Any]:
+    """`ddpm jobs list`."""
+    from .submit import list_jobs
+    from .summary import show_jobs
+
+    return show_jobs(list_jobs(args.where.address))
+
+
+def jobs_status(args: JobStatusArgs) -> dict[str, Any]:
+    """`ddpm jobs status`."""
+    from .submit import status_of
+    from .summary import show_job
+
+    return show_job(status_of(args.where.address, args.job))
+
+
+def jobs_logs(args: JobLogsArgs) -> dict[str, Any]:
+    """`ddpm jobs logs`."""
+    from .submit import log_of
+
+    log = log_of(args.where.address, args.job, args.follow)
+    print(log, end="", file=sys.stderr if args.json else sys.stdout)
+    return {"job": args.job}
+
+
+def jobs_stop(args: JobStopArgs) -> dict[str, Any]:
+    """`ddpm jobs stop`."""
+    from .submit import stop_job
+    from .summary import show_job
+
+    return show_job(stop_job(args.where.address, args.job))
+
+
 def ui(args: UiArgs) -> dict[str, Any]:
     """`ddpm ui`: does not return until it is interrupted."""
     from .ui import serve
@@ -211,6 +263,11 @@ COMMANDS = {
     "report": Command(ReportArgs, None, report),
     "lineage": Command(LineageArgs, None, show_lineage),
     "gc": Command(GcArgs, None, collect),
+    "submit": Command(SubmitArgs, None, submit),
+    "jobs list": Command(JobsListArgs, None, jobs_list),
+    "jobs status": Command(JobStatusArgs, None, jobs_status),
+    "jobs logs": Command(JobLogsArgs, None, jobs_logs),
+    "jobs stop": Command(JobStopArgs, None, jobs_stop),
     "ui": Command(UiArgs, None, ui),
     "config": Command(ConfigArgs, lambda c: ConfigArgs(config=c), show_config),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -10,7 +11,7 @@ from diffusion.data.sources import check_source
 
 from . import sample, shard, train
 from .config_file import to_plain
-from .jobs import open_client, run_job
+from .jobs import local_request, open_client, remote_request, run_job
 from .local_ray import start_local_ray
 from .progress import say
 from .promotion import promote
@@ -111,14 +112,16 @@ class Stages:
             self.reused.append(stage)
             return found
         client = self._connect()
-        run_job(client, f"{stage}-{key}", self._command(stage, key, flags), local=not self.environment.address)
+        ask = local_request if self._local_address else remote_request
+        run_job(client, ask(f"{stage}-{key}", self._command(stage, key, flags)))
         if (made := find()) is None:
             raise JobFailed(f"the {stage} job succeeded, but its result is not in {self.environment.storage}")
         return made
 
     def _connect(self) -> JobSubmissionClient:
         if self._client is None:
-            self._client = open_client(self.environment.address or self._start_ray())
+            address = self.environment.address or os.environ.get("RAY_ADDRESS", "")  # as in a job of a cluster
+            self._client = open_client(address or self._start_ray())
         return self._client
 
     def _start_ray(self) -> str:
@@ -127,11 +130,11 @@ class Stages:
         self._local_address = ray.address
         return ray.dashboard
 
-    def _command(self, stage: str, key: str, flags: tuple[str, ...]) -> list[str]:
+    def _command(self, stage: str, key: str, flags: tuple[str, ...]) -> tuple[str, ...]:
         """The stage's command, its config read from the storage, which the cluster reaches too."""
         folder, name = self.environment.folder / "configs", f"{stage}-{key}.json"
         folder.write_json(name, to_plain(self.config))
         if self._local_address:  # else the job finds its own cluster
             flags = (*flags, "--address", self._local_address)
         places = ["--storage", self.environment.folder.uri, "--tracking-uri", self.environment.mlflow_uri]
-        return [stage, "--config", (folder / name).uri, *places, *flags]
+        return (stage, "--config", (folder / name).uri, *places, *flags)
