@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .arguments import (
     AverageArgs,
-    Common,
     ConfigArgs,
     EvaluateArgs,
     GcArgs,
     IndexArgs,
-    JobLogsArgs,
-    JobsListArgs,
-    JobStatusArgs,
-    JobStopArgs,
     LineageArgs,
     PullModelArgs,
     PullSamplesArgs,
@@ -27,16 +21,14 @@ from .arguments import (
     RunArgs,
     SampleArgs,
     ShardArgs,
-    SubmitArgs,
     TrainArgs,
     UiArgs,
     VerifyArgs,
 )
+from .command import Command
 from .config import Config
 from .config_file import to_plain, to_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from .operator_commands import OPERATOR_COMMANDS
 
 
 def run_all(args: RunArgs) -> dict[str, Any]:
@@ -175,52 +167,6 @@ def collect(args: GcArgs) -> dict[str, Any]:
     return show_collected(stage.run(args.where, args.keep_days, args.delete, say), args.where)
 
 
-def submit(args: SubmitArgs) -> dict[str, Any]:
-    """`ddpm submit`."""
-    from . import submit as stage
-    from .jobs import open_client
-
-    if args.dry_run:
-        request = stage.request_of(open_client(args.where.address), args.command, args.python, args.credentials)
-        asked = {"submission_id": request.key, "entrypoint": request.entrypoint, "runtime_env": request.runtime_env}
-        print(json.dumps(asked, indent=2), file=sys.stderr if args.json else sys.stdout)
-        return asked
-    return asdict(stage.submit(args.where.address, args.command, args.python, args.credentials, args.follow))
-
-
-def jobs_list(args: JobsListArgs) -> dict[str, Any]:
-    """`ddpm jobs list`."""
-    from .submit import list_jobs
-    from .summary import show_jobs
-
-    return show_jobs(list_jobs(args.where.address))
-
-
-def jobs_status(args: JobStatusArgs) -> dict[str, Any]:
-    """`ddpm jobs status`."""
-    from .submit import status_of
-    from .summary import show_job
-
-    return show_job(status_of(args.where.address, args.job))
-
-
-def jobs_logs(args: JobLogsArgs) -> dict[str, Any]:
-    """`ddpm jobs logs`."""
-    from .submit import log_of
-
-    log = log_of(args.where.address, args.job, args.follow)
-    print(log, end="", file=sys.stderr if args.json else sys.stdout)
-    return {"job": args.job}
-
-
-def jobs_stop(args: JobStopArgs) -> dict[str, Any]:
-    """`ddpm jobs stop`."""
-    from .submit import stop_job
-    from .summary import show_job
-
-    return show_job(stop_job(args.where.address, args.job))
-
-
 def ui(args: UiArgs) -> dict[str, Any]:
     """`ddpm ui`: does not return until it is interrupted."""
     from .ui import serve
@@ -232,16 +178,6 @@ def show_config(args: ConfigArgs) -> dict[str, Any]:
     """`ddpm config`."""
     print(to_yaml(args.config), end="", file=sys.stderr if args.json else sys.stdout)
     return to_plain(args.config)
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command: its flags (given the config that they start from), and what it does."""
-
-    args: type[Common]
-    start: Callable[[Config], Common] | None
-    """from a preset or --config; None: the command takes neither"""
-    act: Callable[[Any], dict[str, Any]]
 
 
 COMMANDS = {
@@ -263,11 +199,7 @@ COMMANDS = {
     "report": Command(ReportArgs, None, report),
     "lineage": Command(LineageArgs, None, show_lineage),
     "gc": Command(GcArgs, None, collect),
-    "submit": Command(SubmitArgs, None, submit),
-    "jobs list": Command(JobsListArgs, None, jobs_list),
-    "jobs status": Command(JobStatusArgs, None, jobs_status),
-    "jobs logs": Command(JobLogsArgs, None, jobs_logs),
-    "jobs stop": Command(JobStopArgs, None, jobs_stop),
+    **OPERATOR_COMMANDS,
     "ui": Command(UiArgs, None, ui),
     "config": Command(ConfigArgs, lambda c: ConfigArgs(config=c), show_config),
 }

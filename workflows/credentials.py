@@ -8,6 +8,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CREDENTIALS_FILE = "DDPM_CREDENTIALS_FILE"
 """environment variable of the path of such a file: lines of NAME=VALUE, `#` before what is none"""
@@ -34,7 +38,7 @@ def load_credentials() -> None:
         os.environ.setdefault(found[1], found[2])
 
 
-def check_no_password(words: list[str]) -> None:
+def check_no_password(words: Sequence[str]) -> None:
     """Raises ValueError if a command has a URI with a password in it: everybody would see it."""
     for word in words:
         if re.search(r"://[^/@\s]*:[^/@\s]+@", word):

@@ -164,7 +164,8 @@ def show(rows: dict[str, str]) -> None:
 
 def show_jobs(jobs: list[dict[str, Any]]) -> dict[str, Any]:
     """The jobs of a cluster, a line each."""
-    rows = [[job["job"], job["status"], _since(job["started"]), _lasted(job["seconds"]), job["command"]] for job in jobs]
+    columns = [[job["job"], job["status"], _since(job["started"]), _lasted(job["seconds"])] for job in jobs]
+    rows = [[*row, job["command"]] for row, job in zip(columns, jobs, strict=True)]
     for row in _columns(rows) if rows else ["no jobs"]:
         print(row, file=sys.stderr)
     return {"jobs": jobs}
