@@ -25,7 +25,7 @@ import diffusion
 from diffusion.patience import patiently
 
 from .credentials import CREDENTIALS_FILE
-from .progress import AS_LINES, View, say
+from .progress import AS_LINES, MARK, View, say
 from .storage import JobFailed
 
 if TYPE_CHECKING:
@@ -173,8 +173,8 @@ def attach_or_submit(client: JobSubmissionClient, request: JobRequest) -> tuple[
             return job_id, False
 
 
-def follow(client: JobSubmissionClient, job_id: str) -> None:
-    """Draw a job's progress until it is over.
+def follow(client: JobSubmissionClient, job_id: str) -> str:
+    """Draw a job's progress until it is over; its whole log.
 
     Raises JobFailed with the job's own last word if it does not succeed, or if the cluster is away for ten minutes.
     """
@@ -188,6 +188,14 @@ def follow(client: JobSubmissionClient, job_id: str) -> None:
         shown.close()
     if status is not JobStatus.SUCCEEDED:
         raise JobFailed(_last_word(log, job_id, status))
+    return log
+
+
+def result_in(log: str) -> str:
+    """What a command that succeeded said in the end, after all progress: its result."""
+    lines = log.splitlines()
+    told = [number for number, line in enumerate(lines) if line.startswith((MARK, "ddpm: ", "Running entrypoint"))]
+    return "\n".join(lines[max(told, default=-1) + 1 :])
 
 
 def stop(client: JobSubmissionClient, job_id: str) -> JobStatus:

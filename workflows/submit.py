@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from diffusion.files import Folder
 
 from .credentials import check_no_password
-from .jobs import JobRequest, attach_or_submit, follow, open_client, remote_request, stop
+from .jobs import JobRequest, attach_or_submit, follow, open_client, remote_request, result_in, stop
 from .progress import say
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def submit(
     say(f"Ray job {job_id}")
     if follows:
         try:
-            follow(client, job_id)
+            print(result_in(follow(client, job_id)), file=sys.stderr)
         except KeyboardInterrupt:
             say(f"job {job_id} goes on; ddpm jobs stop {job_id} would end it")
             raise
@@ -133,15 +134,14 @@ def status_of(address: str, job_id: str) -> dict[str, Any]:
 
 
 def log_of(address: str, job_id: str, follows: bool) -> str:
-    """A job's log as it is; with `follows`, its progress is drawn until it is over.
+    """A job's log as it is; with `follows`, its progress is drawn until it is over, and its result is given.
 
     Raises JobFailed if it was followed and failed.
     """
     client = open_client(address)
     _known(client, job_id)
     if follows:
-        follow(client, job_id)
-        return ""
+        return result_in(follow(client, job_id))
     log: str = client.get_job_logs(job_id)
     return log
 
