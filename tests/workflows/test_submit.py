@@ -20,6 +20,7 @@ from workflows.local_ray import free_ports
 from workflows.storage import JobFailed
 from workflows.submit import key_of, request_of, with_uris
 
+pytestmark = pytest.mark.filterwarnings("ignore:ssl=None:DeprecationWarning")  # of Ray's own client
 DDPM = [sys.executable, "-m", "workflows.cli"]
 OURS = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -218,37 +219,48 @@ class Link:
 
     def __init__(self, port):
         (self.port,) = free_ports(1)
-        self._to, self._open = port, []
+        self._to, self._open, self._threads = port, [], []
         self.mend()
 
     def mend(self):
         self._server = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
 
     def cut(self):
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
+        self._thread.join()
         for each in self._open:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+            end(each)
+        for thread in self._threads:
+            thread.join()
+        for each in self._open:
+            each.close()
         self._open.clear()
+        self._threads.clear()
 
-    def _accept(self, server):
+    def _accept(self):
         with suppress(OSError):
             while True:
-                near, far = server.accept()[0], socket.create_connection(("127.0.0.1", self._to))
+                near = self._server.accept()[0]
+                far = socket.create_connection(("127.0.0.1", self._to))
                 self._open += [near, far]
-                for a, b in ((near, far), (far, near)):
-                    threading.Thread(target=self._pass_on, args=(a, b), daemon=True).start()
+                for ends in ((near, far), (far, near)):
+                    self._threads.append(threading.Thread(target=pass_on, args=ends, daemon=True))
+                    self._threads[-1].start()
 
-    @staticmethod
-    def _pass_on(a, b):
-        with suppress(OSError):
-            while data := a.recv(1 << 16):
-                b.sendall(data)
-        for each in (a, b):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+
+def pass_on(a, b):
+    with suppress(OSError):
+        while data := a.recv(1 << 16):
+            b.sendall(data)
+    end(b)
+
+
+def end(connection):
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -262,19 +274,23 @@ def link_to(address):
 def test_a_link_that_is_lost_for_a_while_costs_nothing(cluster, tmp_path):
     with link_to(cluster.dashboard) as link:
         command = ["submit", "--address", f"http://127.0.0.1:{link.port}", "--follow", "--", "config", "smoke"]
-        process = subprocess.Popen(
-            [*DDPM, *command, "--num=7", "--storage", str(tmp_path)], stderr=subprocess.PIPE, text=True
-        )
-        for line in process.stderr:
-            if "Ray job" in line:
-                break
-        link.cut()
-        time.sleep(2)
-        link.mend()
-        rest = process.stderr.read()
+        command += ["--num=7", "--storage", str(tmp_path)]
+        with subprocess.Popen([*DDPM, *command], stderr=subprocess.PIPE, text=True) as process:
+            wait_for_line(process, "Ray job")
+            link.cut()
+            time.sleep(2)
+            link.mend()
+            rest = process.stderr.read()
 
-    assert process.wait() == 0, rest
+    assert process.returncode == 0, rest
     assert "name: smoke" in rest
+
+
+def wait_for_line(process, words):
+    for line in process.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"it never said {words!r}")
 
 
 def test_a_result_is_what_comes_after_all_progress():
