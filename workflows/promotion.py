@@ -48,10 +48,10 @@ def rollback(tracker: Tracker, name: str, why: str) -> ModelVersion:
 
     A second rollback goes back one more. Raises ValueError if there is none, or it was deleted.
     """
-    champion = champion_of(tracker, name)
+    told, champion = history(tracker, name), champion_of(tracker, name)
     if champion is None:
         raise ValueError(f"{name} must have a champion to roll back, got none; make one: ddpm promote {name}/VERSION")
-    line = line_of(history(tracker, name), champion.version)
+    line = line_of(told, champion.version)
     if len(line) < 2:
         raise ValueError(f"there is no champion of {name} before version {champion.version} to roll back to")
     if (model := find_version(tracker, name, line[-2])) is None:

@@ -133,6 +133,8 @@ class Tracker:
 
     def newest(self, experiment: str, stage: str) -> TrackedRun | None:
         """The newest run of this stage, however it ended, or has not."""
+        if self.is_empty:
+            return None
         found = self.client.get_experiment_by_name(experiment)
         runs = [] if found is None else self._search(found.experiment_id, f"tags.`{STAGE_TAG}` = '{stage}'")
         return tracked(runs[0]) if runs else None
