@@ -9,12 +9,13 @@ from mlflow import MlflowClient
 from moved_storage import moved
 
 from diffusion.data.layout import tar_name
-from diffusion.data.shard_set import ShardSet
+from diffusion.data.shard_set import ShardSet, open_shard_set
 from diffusion.data.shards import TarStats
 from diffusion.files import Folder
-from workflows import promotion, retrain
+from diffusion.process import DiffusionConfig
+from workflows import promotion, retrain, train
 from workflows.cli import understood
-from workflows.config import Config, RetrainStage, SampleStage, TrainStage
+from workflows.config import Config, ModelConfig, RetrainStage, SampleStage, TrainStage
 from workflows.presets import preset
 from workflows.saved_config import saved_config, with_named
 from workflows.storage import Environment, locked
@@ -203,6 +204,20 @@ def test_without_a_preset_the_settings_are_those_of_the_champion_but_what_flags_
     assert saved.shard.values == preset("smoke").shard.values
     assert (told.train.steps, told.retrain.min_new, told.train.flip) == (600, 7, False)
     assert told == replace(saved, train=replace(saved.train, steps=600), retrain=replace(saved.retrain, min_new=7))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": ModelConfig(base_channels=32)}, "init_from must be a model of this very network, got .*smoke/1: "),
+        ({"diffusion": DiffusionConfig(prediction="v")}, "init_from must be a model that predicts v; .* predicts eps"),
+    ],
+)
+def test_weights_of_another_network_are_no_beginning(whole, storage, changed, message):
+    config, data = replace(preset("smoke"), **changed), open_shard_set(Folder(whole["data"]))
+    with pytest.raises(ValueError, match=message):
+        train.start_weights(model_version(Tracker(Environment(storage=str(storage))), "smoke/1"), config, data)
 
 
 @pytest.mark.ray
