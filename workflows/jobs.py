@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import platform
@@ -13,6 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +32,8 @@ from .storage import JobFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .storage import Environment
 
 for name in (
     "ray.dashboard.modules.job.sdk",
@@ -100,6 +104,18 @@ def remote_request(
     )  # fmt: skip
 
 
+def cluster_address(environment: Environment) -> str:
+    """Of the cluster that a command of several stages is for: the given one, or the one whose job it is; "": none."""
+    return environment.address or os.environ.get("RAY_ADDRESS", "")
+
+
+def own_id() -> str:
+    """Of the job that this process is; "" if it is none. Ray tells it to the job in this way only."""
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    found: str = config.get("metadata", {}).get("job_submission_id", "")
+    return found
+
+
 def open_client(address: str) -> JobSubmissionClient:
     """A client of the cluster's Jobs API.
 
@@ -153,16 +169,13 @@ def run_job(client: JobSubmissionClient, request: JobRequest) -> None:
 def attach_or_submit(client: JobSubmissionClient, request: JobRequest) -> tuple[str, bool]:
     """The job of a request, and whether it was there: KEY-a1, or the live attempt, or the one after the last."""
     while True:
-        known = {job.submission_id: job.status for job in client.list_jobs()}
-        attempt = 1
-        while (status := known.get(f"{request.key}-a{attempt}")) is not None:
-            if not status.is_terminal():
-                say(f"attached to job {request.key}-a{attempt}, which is already running")
-                return f"{request.key}-a{attempt}", True
-            attempt += 1
+        attempts = attempts_of(client, request.key)
+        if live := live_in(attempts):
+            say(f"attached to job {live}, which is already running")
+            return live, True
         try:
             job_id: str = client.submit_job(
-                submission_id=f"{request.key}-a{attempt}",
+                submission_id=f"{request.key}-a{len(attempts) + 1}",
                 entrypoint=request.entrypoint,
                 runtime_env=request.runtime_env,
             )
@@ -202,6 +215,18 @@ def stop(client: JobSubmissionClient, job_id: str) -> JobStatus:
     """SIGTERM to a job, which Ray kills after 3 s; what it came to."""
     client.stop_job(job_id)
     return _wait(client, job_id)
+
+
+def attempts_of(client: JobSubmissionClient, key: str) -> dict[str, JobStatus]:
+    """What has become of the jobs of a key, by id: KEY-a1, KEY-a2, …"""
+    known = {job.submission_id: job.status for job in client.list_jobs()}
+    names = takewhile(known.__contains__, (f"{key}-a{number}" for number in count(1)))
+    return {name: known[name] for name in names}
+
+
+def live_in(attempts: dict[str, JobStatus]) -> str:
+    """The id of the one that is not over; "" if there is none."""
+    return next((name for name, status in attempts.items() if not status.is_terminal()), "")
 
 
 def _wait(client: JobSubmissionClient, job_id: str) -> JobStatus:

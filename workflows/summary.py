@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from .metric_lines import metric_lines
@@ -14,9 +15,11 @@ from .metric_lines import metric_lines
 if TYPE_CHECKING:
     from diffusion.data.shard_set import ShardSet
 
+    from .champions import Event
     from .gc import Collected, Finding
     from .report import MadeReport
     from .restore import RestoreRun
+    from .retrain import Retrained
     from .run import RunResult
     from .sample import SampleRun
     from .storage import Environment
@@ -141,6 +144,24 @@ def _plain_finding(found: Finding) -> dict[str, Any]:
 def _columns(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def show_retrained(result: Retrained) -> dict[str, Any]:
+    """The end of `ddpm retrain`."""
+    rows = {"retrain": result.outcome, "why": "\n".join(result.reasons)}
+    rows |= {name: value for name in ("candidate", "champion", "report", "run") if (value := getattr(result, name))}
+    show(rows)
+    return asdict(result)
+
+
+def show_champions(name: str, events: list[Event], champion: ModelVersion | None) -> dict[str, Any]:
+    """Who was champion when, a line a change, and who is."""
+    rows = [[event.at[:19] + "Z", f"{name}/{event.version}", event.by.split()[0], event.why] for event in events]
+    for row in _columns(rows) if rows else []:
+        print(row, file=sys.stderr)
+    uri = "" if champion is None else champion.uri
+    show({"champion": uri or "nobody"})
+    return {"champion": uri, "history": [asdict(event) for event in events]}
 
 
 def metric_rows(metrics: dict[str, float]) -> dict[str, str]:
