@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
 import platform
-import re
 import shlex
 import sys
 import threading
@@ -19,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
-from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -27,7 +24,8 @@ import diffusion
 from diffusion.patience import patiently
 
 from .credentials import CREDENTIALS_FILE
-from .progress import AS_LINES, MARK, View, say
+from .job_log import Shown, last_word, show_log
+from .progress import AS_LINES, say
 from .storage import JobFailed
 
 if TYPE_CHECKING:
@@ -47,8 +45,6 @@ AWAY_S = (1, 2, 4, 8, *[15] * 40)
 """waits between questions to a cluster that does not answer: ten minutes, in which a head may come back"""
 PYTHON = "DDPM_JOB_PYTHON"
 """environment variable of a job: the interpreter that it was asked to run with, for jobs that it submits itself"""
-ERROR = "ddpm: error: "
-"""how a command's last line on stderr begins when it fails"""
 
 
 @dataclass(frozen=True)
@@ -191,8 +187,8 @@ def follow(client: JobSubmissionClient, job_id: str) -> str:
 
     Raises JobFailed with the job's own last word if it does not succeed, or if the cluster is away for ten minutes.
     """
-    shown = _Shown()
-    threading.Thread(target=_follow, args=(client, job_id, shown), name="job-log", daemon=True).start()
+    shown = Shown()
+    threading.Thread(target=show_log, args=(client, job_id, shown), name="job-log", daemon=True).start()
     try:
         status = _wait(client, job_id)
         log: str = _asked(lambda: client.get_job_logs(job_id), job_id)
@@ -200,15 +196,8 @@ def follow(client: JobSubmissionClient, job_id: str) -> str:
     finally:
         shown.close()
     if status is not JobStatus.SUCCEEDED:
-        raise JobFailed(_last_word(log, job_id, status))
+        raise JobFailed(last_word(log, job_id, status))
     return log
-
-
-def result_in(log: str) -> str:
-    """What a command that succeeded said in the end, after all progress: its result."""
-    lines = log.splitlines()
-    told = [number for number, line in enumerate(lines) if line.startswith((MARK, "ddpm: ", "Running entrypoint"))]
-    return "\n".join(lines[max(told, default=-1) + 1 :])
 
 
 def stop(client: JobSubmissionClient, job_id: str) -> JobStatus:
@@ -252,55 +241,3 @@ def _asked(ask: Callable[[], R], job_id: str) -> R:
         raise JobFailed(
             f"the cluster does not answer any more; job {job_id} may still run (ddpm jobs status {job_id}): {err}"
         ) from None
-
-
-class _Shown:
-    """What the user has seen of a job's log: its progress as bars, and what it says."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._view = View()
-        self._length = 0
-        self.over = False
-
-    def close(self) -> None:
-        """Show no more, and leave the cursor below the bars."""
-        with self._lock:
-            self.over = True
-            self._view.close()
-
-    def up_to(self, log: str) -> None:
-        """Show the whole lines of a log, given from its beginning, that were not shown yet."""
-        with self._lock:
-            if self.over:
-                return
-            end = log.rfind("\n") + 1
-            for line in log[self._length : end].splitlines():
-                if not self._view.feed(line) and line.startswith("ddpm: ") and not line.startswith(ERROR):
-                    say(line.removeprefix("ddpm: "))
-            self._length = max(self._length, end)
-
-
-def _follow(client: JobSubmissionClient, job_id: str, shown: _Shown) -> None:
-    """Show the log as it comes. That the stream ends says nothing about the job: it is read anew until that is over."""
-
-    async def read() -> None:
-        log = ""
-        async for chunk in client.tail_job_logs(job_id):
-            log += chunk
-            shown.up_to(log)
-
-    while not shown.over:
-        with suppress(RuntimeError, OSError, ClientError):
-            asyncio.run(read())
-        time.sleep(1)
-
-
-def _last_word(log: str, job_id: str, status: JobStatus) -> str:
-    """What the job said of its failure; the end of its log if it could not say anything."""
-    if lacks := re.findall(r"ModuleNotFoundError: No module named '(\w+)'", log):
-        return f"job {job_id}: the cluster's python has no {lacks[-1]}; name the interpreter that has it by --python"
-    errors = [line.removeprefix(ERROR) for line in log.splitlines() if line.startswith(ERROR)]
-    if errors:
-        return errors[-1]
-    return f"job {job_id} ended as {status.value}; the end of its log:\n" + "\n".join(log.splitlines()[-20:])

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from diffusion.files import Folder
 
 from .credentials import check_no_password
-from .jobs import JobRequest, attach_or_submit, follow, open_client, remote_request, result_in, stop
+from .job_log import result_in
+from .jobs import JobRequest, attach_or_submit, follow, open_client, remote_request, stop
 from .progress import say
 
 if TYPE_CHECKING:
