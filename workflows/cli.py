@@ -68,7 +68,8 @@ def dispatch(words: list[str]) -> int:
 
 
 def understood(words: list[str]) -> tuple[Command, Common]:
-    """A command line's command and flags. Raises ValueError for one that cannot be understood."""
+    """A command line's command and flags. Raises ValueError if it, or a command that it is about, means nothing."""
+    from .arguments import WrapsArgs
     from .commands import COMMANDS
     from .parsing import parse
 
@@ -77,7 +78,10 @@ def understood(words: list[str]) -> tuple[Command, Common]:
     if name not in COMMANDS:
         raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}")
     command = COMMANDS[name]
-    return command, parse(name, command.args, command.start, words[len(name.split()) :])
+    args = parse(name, command.args, command.start, words[len(name.split()) :])
+    if isinstance(args, WrapsArgs):
+        understood(list(args.command))
+    return command, args
 
 
 def _help() -> str:

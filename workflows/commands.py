@@ -28,6 +28,17 @@ from .arguments import (
 )
 from .config import Config
 from .config_file import to_plain, to_yaml
+from .schedule_arguments import (
+    ScheduleAddArgs,
+    ScheduleArgs,
+    ScheduleHistoryArgs,
+    ScheduleListArgs,
+    SchedulePauseArgs,
+    ScheduleRemoveArgs,
+    ScheduleResumeArgs,
+    ScheduleRunArgs,
+    ScheduleRunNowArgs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,6 +193,13 @@ def show_config(args: ConfigArgs) -> dict[str, Any]:
     return to_plain(args.config)
 
 
+def schedule(args: ScheduleArgs) -> dict[str, Any]:
+    """`ddpm schedule …`."""
+    from .schedule_commands import ACTIONS
+
+    return ACTIONS[type(args)](args)
+
+
 @dataclass(frozen=True)
 class Command:
     """A command: its flags (given the config that they start from), and what it does."""
@@ -212,6 +230,14 @@ COMMANDS = {
     "lineage": Command(LineageArgs, None, show_lineage),
     "gc": Command(GcArgs, None, collect),
     "ui": Command(UiArgs, None, ui),
+    "schedule add": Command(ScheduleAddArgs, None, schedule),
+    "schedule list": Command(ScheduleListArgs, None, schedule),
+    "schedule remove": Command(ScheduleRemoveArgs, None, schedule),
+    "schedule pause": Command(SchedulePauseArgs, None, schedule),
+    "schedule resume": Command(ScheduleResumeArgs, None, schedule),
+    "schedule run-now": Command(ScheduleRunNowArgs, None, schedule),
+    "schedule history": Command(ScheduleHistoryArgs, None, schedule),
+    "schedule run": Command(ScheduleRunArgs, None, schedule),
     "config": Command(ConfigArgs, lambda c: ConfigArgs(config=c), show_config),
 }
 

@@ -111,7 +111,7 @@ def show_collected(collected: Collected, environment: Environment) -> dict[str, 
         "kept": collected.kept,
     }
     for title, findings in lists.items():
-        for row in _columns([_row(title, found) for found in findings]):
+        for row in columns([_row(title, found) for found in findings]):
             print(row, file=sys.stderr)
     num_runs = sum(found.thing.kind == "run" for found in collected.garbage)
     rows = {"total": f"{len(collected.garbage)} things, {collected.num_bytes:,} bytes"}
@@ -137,7 +137,8 @@ def _plain_finding(found: Finding) -> dict[str, Any]:
     return {**row, "age_days": round(found.age_days, 2), "why": found.why}
 
 
-def _columns(rows: list[list[str]]) -> list[str]:
+def columns(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
