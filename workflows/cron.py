@@ -64,7 +64,7 @@ class Cron:
             for day, weekday in ([(days, "*"), ("*", weekdays)] if either else [(days, weekdays)])
         ]
         self._zone = _zone(timezone)
-        if next(self.ticks(datetime.now(UTC)), None) is None:
+        if next(self._walls(datetime(2000, 1, 1, tzinfo=UTC)), None) is None:
             raise ValueError(f"cron must name a day that exists, got {line!r}")
 
     def ticks(self, after: datetime) -> Iterator[datetime]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
-
-from sqlalchemy.exc import DBAPIError
 
 from .cron import Cron
 from .launcher import Launcher
@@ -26,25 +23,15 @@ from .schedule_arguments import (
     ScheduleRunArgs,
     ScheduleRunNowArgs,
 )
-from .schedule_database import only_daemon, open_schedules, reason
+from .schedule_database import only_daemon, open_schedules
 from .scheduler import SystemClock, run_daemon
-from .schedules import Record, Schedule, Schedules
-from .storage import JobFailed
+from .schedules import Record, Schedule
 from .summary import columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .schedule_arguments import ScheduleArgs, ScheduleNameArgs
-
-
-@contextmanager
-def _schedules(args: ScheduleArgs, makes: bool = False) -> Iterator[Schedules]:
-    """Those that the flags name. Raises JobFailed where their database does."""
-    try:
-        yield open_schedules(args.where, args.schedules_uri, makes)
-    except DBAPIError as err:
-        raise JobFailed(f"the database of the schedules says: {reason(err)}") from err
 
 
 def add(args: ScheduleAddArgs) -> dict[str, Any]:
@@ -59,14 +46,14 @@ def add(args: ScheduleAddArgs) -> dict[str, Any]:
         command=args.command,
         next_tick=next(Cron(args.cron, args.timezone).ticks(datetime.now(UTC))),
     )
-    with _schedules(args, makes=True) as schedules:
+    with open_schedules(args.where, args.schedules_uri, makes=True) as schedules:
         schedules.add(schedule, args.replace)
     return _said(schedule)
 
 
 def remove(args: ScheduleNameArgs) -> dict[str, Any]:
     """`ddpm schedule remove`."""
-    with _schedules(args) as schedules:
+    with open_schedules(args.where, args.schedules_uri) as schedules:
         schedules.remove(args.name)
     say(f"schedule: {args.name} is removed")
     return {"name": args.name}
@@ -74,13 +61,13 @@ def remove(args: ScheduleNameArgs) -> dict[str, Any]:
 
 def pause(args: ScheduleNameArgs) -> dict[str, Any]:
     """`ddpm schedule pause`. A run that was interrupted will not be run again, either."""
-    with _schedules(args) as schedules:
+    with open_schedules(args.where, args.schedules_uri) as schedules:
         return _said(schedules.change(args.name, paused=True, requested=None))
 
 
 def resume(args: ScheduleNameArgs) -> dict[str, Any]:
     """`ddpm schedule resume`. Of one that was not paused no tick is lost."""
-    with _schedules(args) as schedules:
+    with open_schedules(args.where, args.schedules_uri) as schedules:
         schedule = schedules.get(args.name)
         if schedule.paused:
             next_tick = next(schedule.calendar.ticks(datetime.now(UTC)))
@@ -90,7 +77,7 @@ def resume(args: ScheduleNameArgs) -> dict[str, Any]:
 
 def run_now(args: ScheduleNameArgs) -> dict[str, Any]:
     """`ddpm schedule run-now`."""
-    with _schedules(args) as schedules:
+    with open_schedules(args.where, args.schedules_uri) as schedules:
         schedule = schedules.change(args.name, requested=datetime.now(UTC))
     say(f"schedule: {args.name} runs as soon as the daemon looks, which it does every second")
     return _plain(schedule)
@@ -98,7 +85,7 @@ def run_now(args: ScheduleNameArgs) -> dict[str, Any]:
 
 def show_schedules(args: ScheduleListArgs) -> dict[str, Any]:
     """`ddpm schedule list`."""
-    with _schedules(args) as schedules:
+    with open_schedules(args.where, args.schedules_uri) as schedules:
         found = schedules.all()
         last = {each.name: schedules.history(each.name, limit=1) for each in found}
     rows = [["NAME", "CRON", "TIMEZONE", "NEXT", "LAST", "COMMAND"]]
@@ -113,7 +100,7 @@ def show_history(args: ScheduleHistoryArgs) -> dict[str, Any]:
     """`ddpm schedule history`."""
     if args.limit < 1:
         raise ValueError(f"limit must be at least 1, got {args.limit}")
-    with _schedules(args) as schedules:
+    with open_schedules(args.where, args.schedules_uri) as schedules:
         zones = {each.name: each.timezone for each in schedules.all()}
         records = schedules.history(args.name, limit=args.limit)
         if args.name and not records:
@@ -133,7 +120,7 @@ def run(args: ScheduleRunArgs) -> dict[str, Any]:
     if not args.logs and not args.where.folder.is_local:
         raise ValueError(f"logs must be given with a remote storage such as {args.where.storage}: a local folder")
     logs = Path(args.logs) if args.logs else Path(args.where.folder.path) / "schedules"
-    with _schedules(args, makes=True) as schedules, only_daemon(schedules) as still_alone:
+    with open_schedules(args.where, args.schedules_uri, makes=True) as schedules, only_daemon(schedules) as still_alone:
         say(f"schedule: at work on {schedules.engine.url.render_as_string()}, logs in {logs}; Ctrl-C ends it")
         run_daemon(schedules, SystemClock(), Launcher(logs), still_alone)
 

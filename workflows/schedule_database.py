@@ -42,12 +42,19 @@ CUT_OFF = {
 }
 
 
-def open_schedules(environment: Environment, uri: str, makes: bool = False) -> Schedules:
+@contextmanager
+def open_schedules(environment: Environment, uri: str, makes: bool = False) -> Iterator[Schedules]:
     """Those at the URI, else at $DDPM_SCHEDULES_URI, else in the storage; `makes` a new SQLite file if need be.
 
-    Raises ValueError if there are none there.
+    Raises ValueError if there are none there, JobFailed if the database fails while they are used.
     """
-    return Schedules(_engine(_url(environment, uri or os.environ.get(URI_VARIABLE, "")), makes))
+    engine = _engine(_url(environment, uri or os.environ.get(URI_VARIABLE, "")), makes)
+    try:
+        yield Schedules(engine)
+    except DBAPIError as err:
+        raise JobFailed(f"the database of the schedules says: {reason(err)}") from err
+    finally:
+        engine.dispose()
 
 
 def _url(environment: Environment, uri: str) -> sql.URL:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sql
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .cron import Cron
 
@@ -149,7 +149,7 @@ class Schedules:
             for table in METADATA.sorted_tables:
                 connection.execute(CreateTable(table, if_not_exists=True))
                 for index in table.indexes:
-                    index.create(connection, checkfirst=True)
+                    connection.execute(CreateIndex(index, if_not_exists=True))
 
     def add(self, schedule: Schedule, replaces: bool = False) -> None:
         """Raises ValueError if there is one of that name that it does not replace."""

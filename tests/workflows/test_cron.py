@@ -5,7 +5,7 @@ from itertools import islice, takewhile
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from workflows.cron import WEEKDAYS, Cron
@@ -54,6 +54,14 @@ def lines(draw):
     return " ".join(text for text, _ in drawn), matches, len(hours) == 24
 
 
+def can_exist(text):
+    try:
+        Cron(text, "UTC")
+    except ValueError as err:
+        return "a day that exists" not in str(err)
+    return True
+
+
 def minutes_between(start, end):
     return (start + index * MINUTE for index in range((end - start) // MINUTE + 1))
 
@@ -79,12 +87,8 @@ def test_the_ticks_are_those_that_looking_at_every_minute_finds(line, place, off
     text, matches, every_hour = line
     zone, day = place
     after, end = day + offset * MINUTE, day + 2 * DAY
-    try:
-        cron = Cron(text, zone)
-    except ValueError as err:
-        assert "a day that exists" in str(err)
-        return
-    ticks = list(takewhile(lambda tick: tick <= end, cron.ticks(after)))
+    assume(can_exist(text))
+    ticks = list(takewhile(lambda tick: tick <= end, Cron(text, zone).ticks(after)))
 
     assert ticks == ticks_by_looking(matches, every_hour, ZoneInfo(zone), after + MINUTE, end)
 

@@ -17,8 +17,9 @@ from workflows.cron import Cron
 from workflows.scheduler import attended, run_daemon
 from workflows.schedules import DONE, FAILED, INTERRUPTED, MISSED, RUNNING, SKIPPED, Schedule, Schedules
 
-MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 START = datetime(2026, 10, 10, tzinfo=UTC)
+FOR_EVER = datetime.max.replace(tzinfo=UTC)
 END = START + 30 * DAY  # with a day of 25 hours in Berlin
 
 
@@ -52,8 +53,9 @@ class JumpingClock:
     def wait(self, until):
         self._fuse.burn()
         ends = [end for end, _ in self._launcher.alive.values() if end > self.time]
-        self.time = max(min([until, *ends]), self.time + timedelta(milliseconds=100))
+        self.time = max(min([until, self.end, *ends]), self.time + timedelta(milliseconds=100))
         if self.time >= self.end:
+            self.end = FOR_EVER  # what tidies up may wait again
             raise Over
         if self.interrupts_at is not None and self.time >= self.interrupts_at:
             self.interrupts_at = None
@@ -76,7 +78,7 @@ class Pretended:
         return None if self._log in self._launcher.alive else self._code
 
     def stop(self):
-        self._code, self._end = 130, self._launcher.clock.now() + timedelta(seconds=1)
+        self._code, self._end = 130, self._launcher.clock.now() + SECOND
         self._launcher.alive[self._log] = self._end, 130
 
     def last_line(self):
@@ -116,7 +118,7 @@ class PretendingLauncher:
     def start(self, command, log):
         self._fuse.burn()
         name = Path(log).parent.name
-        assert not [other for other in self.alive if Path(other).parent.name == name], "two runs of one schedule at once"
+        assert name not in {Path(other).parent.name for other in self.alive}, "two runs of one schedule at once"
         duration, code = self._takes(name)
         self.alive[log] = self.clock.now() + duration, code
         self.started[log] += 1
@@ -129,7 +131,7 @@ class PretendingLauncher:
     def orphan(self):
         """Their daemon is gone: within seconds, they are, too."""
         for log, (end, code) in self.alive.items():
-            self.alive[log] = min(end, self.clock.now() + 3 * timedelta(seconds=1)), code
+            self.alive[log] = min(end, self.clock.now() + 3 * SECOND), code
 
 
 class World:
@@ -146,10 +148,17 @@ class World:
         sql.event.listen(engine, "before_cursor_execute", self.fuse.burn)
         sql.event.listen(engine, "commit", self.fuse.burn)
 
-    def add(self, name, cron, zone="UTC", deadline_s=DAY.total_seconds(), **values):
+    def add(self, name, cron, zone="UTC", deadline=DAY):
         next_tick = next(Cron(cron, zone).ticks(self.clock.now()))
         self.schedules.add(
-            Schedule(name=name, cron=cron, timezone=zone, deadline_s=deadline_s, command=("config",), next_tick=next_tick)
+            Schedule(
+                name=name,
+                cron=cron,
+                timezone=zone,
+                deadline_s=deadline.total_seconds(),
+                command=("config",),
+                next_tick=next_tick,
+            )
         )
         return self
 
@@ -165,7 +174,8 @@ class World:
 
     def told(self, name="a"):
         """What became of its ticks: times, how many, and the outcome."""
-        return [(f"{each.scheduled_for:%d %H:%M}", each.num_ticks, each.outcome) for each in self.schedules.history(name)]
+        records = self.schedules.history(name)
+        return [(f"{each.scheduled_for:%d %H:%M}", each.num_ticks, each.outcome) for each in records]
 
 
 @pytest.fixture
@@ -175,22 +185,22 @@ def world(tmp_path):
 
 SCHEDULES = {
     "daily": ("30 2 * * *", "Europe/Berlin", 2 * DAY),
-    "hourly": ("15 * * * *", "Europe/Berlin", 3 * HOUR),
-    "often": ("*/20 8-17 * * mon-fri", "America/New_York", HOUR),
+    "bihourly": ("15 */2 * * *", "Europe/Berlin", 3 * HOUR),
+    "often": ("45 8-17/3 * * mon-fri", "America/New_York", HOUR),
 }
 
 
 def takes(drawn):
-    durations = {"daily": [HOUR, HOUR, 30 * HOUR], "hourly": [MINUTE, 20 * MINUTE, 90 * MINUTE], "often": [MINUTE]}
+    durations = {"daily": [HOUR, HOUR, 30 * HOUR], "bihourly": [MINUTE, 20 * MINUTE, 150 * MINUTE], "often": [MINUTE]}
     return lambda name: (drawn.choice(durations[name]), drawn.choice([0, 0, 0, 1]))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.chaos) for seed in range(1, 20))])
 def test_in_a_month_of_daemons_killed_at_random_every_tick_is_answered_for_exactly_once(seed, tmp_path):
-    drawn = random.Random(seed)  # noqa: S311
+    drawn = random.Random(seed)
     world = World(f"sqlite:///{tmp_path}/schedules.db", takes(drawn))
     for name, (cron, zone, deadline) in SCHEDULES.items():
-        world.add(name, cron, zone, deadline.total_seconds())
+        world.add(name, cron, zone, deadline)
     num_daemons = 0
     while world.clock.now() < END:
         world.fuse.left = drawn.choice([drawn.randrange(1, 30), drawn.randrange(1, 800)])
@@ -198,16 +208,15 @@ def test_in_a_month_of_daemons_killed_at_random_every_tick_is_answered_for_exact
             world.fuse.left, world.clock.interrupts_at = None, world.clock.now() + drawn.random() * DAY
         world.run()
         num_daemons += 1
-        world.clock.time += drawn.choice([timedelta(), 2 * timedelta(seconds=1), drawn.random() * HOUR, drawn.random() * DAY])
+        world.clock.time += drawn.choice([timedelta(), 2 * SECOND, drawn.random() * HOUR, drawn.random() * DAY])
     world.run(END + 3 * DAY)
 
     assert num_daemons > 10
+    assert {each.outcome for each in world.schedules.history()} == {DONE, FAILED, INTERRUPTED, MISSED, SKIPPED}
     for name, (cron, zone, _) in SCHEDULES.items():
         records = world.schedules.history(name)
         ticks = list(takewhile(lambda tick: tick <= END, Cron(cron, zone).ticks(START)))
         assert [tick for tick in ticks if num_answers(records, tick) != 1] == []
-        assert {each.outcome for each in records} > {DONE, FAILED, INTERRUPTED, MISSED}
-        assert all(each.num_ticks == 1 + (each.since < each.scheduled_for) for each in records if each.num_ticks < 3)
         counted = Counter(each.log for each in records if each.log)
         assert all(world.launcher.started[log] <= count for log, count in counted.items())
         assert all(world.launcher.ended[each.log] for each in records if each.outcome in (DONE, FAILED))
@@ -267,7 +276,7 @@ def test_ticks_of_an_outage_run_as_one(world):
 
 
 def test_ticks_past_their_deadline_are_missed(world):
-    world.add("a", "0 * * * *", deadline_s=2 * HOUR.total_seconds())
+    world.add("a", "0 * * * *", deadline=2 * HOUR)
     world.clock.time += 5.5 * HOUR
     world.run(START + 5.9 * HOUR)
 
@@ -282,7 +291,7 @@ def test_a_run_that_was_interrupted_is_run_again_by_the_next_daemon(world):
 
 
 def test_a_run_that_was_interrupted_is_not_run_again_past_its_deadline(world):
-    world.add("a", "0 3 * * *", deadline_s=HOUR.total_seconds()).run(START + 3 * HOUR + MINUTE)
+    world.add("a", "0 3 * * *", deadline=HOUR).run(START + 3 * HOUR + MINUTE)
     world.clock.time += 2 * HOUR
     world.run(START + 6 * HOUR)
 
@@ -307,7 +316,7 @@ def test_a_command_that_its_killed_daemon_left_is_waited_for(world):
     left, again = world.schedules.history("a")
 
     assert (left.outcome, again.outcome) == (INTERRUPTED, DONE)
-    assert again.started - left.started >= 3 * timedelta(seconds=1)
+    assert again.started - left.started >= 3 * SECOND
 
 
 def test_a_request_runs_now_and_a_paused_schedule_only_so(world):
