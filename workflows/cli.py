@@ -68,7 +68,7 @@ def dispatch(words: list[str]) -> int:
 
 
 def understood(words: list[str]) -> tuple[Command, Common]:
-    """A command line's command and flags. Raises ValueError for one that cannot be understood."""
+    """A command line's command and flags. Raises ValueError if it, or a command that it is about, means nothing."""
     from .arguments import WrapsArgs
     from .commands import COMMANDS
     from .parsing import parse

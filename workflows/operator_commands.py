@@ -19,6 +19,17 @@ from .operator_arguments import (
     RollbackArgs,
     SubmitArgs,
 )
+from .schedule_arguments import (
+    ScheduleAddArgs,
+    ScheduleArgs,
+    ScheduleHistoryArgs,
+    ScheduleListArgs,
+    SchedulePauseArgs,
+    ScheduleRemoveArgs,
+    ScheduleResumeArgs,
+    ScheduleRunArgs,
+    ScheduleRunNowArgs,
+)
 
 if TYPE_CHECKING:
     from .tracking import Tracker
@@ -112,6 +123,13 @@ def champions(args: ChampionsArgs) -> dict[str, Any]:
     return _champions(Tracker(args.where), args.name)
 
 
+def schedule(args: ScheduleArgs) -> dict[str, Any]:
+    """`ddpm schedule …`."""
+    from .schedule_commands import ACTIONS
+
+    return ACTIONS[type(args)](args)
+
+
 OPERATOR_COMMANDS = {
     "retrain": Command(RetrainArgs, lambda c: RetrainArgs(config=c), retrain),
     "promote": Command(PromoteArgs, None, promote),
@@ -122,6 +140,14 @@ OPERATOR_COMMANDS = {
     "jobs status": Command(JobStatusArgs, None, jobs_status),
     "jobs logs": Command(JobLogsArgs, None, jobs_logs),
     "jobs stop": Command(JobStopArgs, None, jobs_stop),
+    "schedule add": Command(ScheduleAddArgs, None, schedule),
+    "schedule list": Command(ScheduleListArgs, None, schedule),
+    "schedule remove": Command(ScheduleRemoveArgs, None, schedule),
+    "schedule pause": Command(SchedulePauseArgs, None, schedule),
+    "schedule resume": Command(ScheduleResumeArgs, None, schedule),
+    "schedule run-now": Command(ScheduleRunNowArgs, None, schedule),
+    "schedule history": Command(ScheduleHistoryArgs, None, schedule),
+    "schedule run": Command(ScheduleRunArgs, None, schedule),
 }
 
 

@@ -115,7 +115,7 @@ def show_collected(collected: Collected, environment: Environment) -> dict[str, 
         "kept": collected.kept,
     }
     for title, findings in lists.items():
-        for row in _columns([_row(title, found) for found in findings]):
+        for row in columns([_row(title, found) for found in findings]):
             print(row, file=sys.stderr)
     num_runs = sum(found.thing.kind == "run" for found in collected.garbage)
     rows = {"total": f"{len(collected.garbage)} things, {collected.num_bytes:,} bytes"}
@@ -141,7 +141,8 @@ def _plain_finding(found: Finding) -> dict[str, Any]:
     return {**row, "age_days": round(found.age_days, 2), "why": found.why}
 
 
-def _columns(rows: list[list[str]]) -> list[str]:
+def columns(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -157,7 +158,7 @@ def show_retrained(result: Retrained) -> dict[str, Any]:
 def show_champions(name: str, events: list[Event], champion: ModelVersion | None) -> dict[str, Any]:
     """Who was champion when, a line a change, and who is."""
     rows = [[event.at[:19] + "Z", f"{name}/{event.version}", event.by.split()[0], event.why] for event in events]
-    for row in _columns(rows) if rows else []:
+    for row in columns(rows) if rows else []:
         print(row, file=sys.stderr)
     uri = "" if champion is None else champion.uri
     show({"champion": uri or "nobody"})
@@ -185,9 +186,9 @@ def show(rows: dict[str, str]) -> None:
 
 def show_jobs(jobs: list[dict[str, Any]]) -> dict[str, Any]:
     """The jobs of a cluster, a line each."""
-    columns = [[job["job"], job["status"], _since(job["started"]), _lasted(job["seconds"])] for job in jobs]
-    rows = [[*row, job["command"]] for row, job in zip(columns, jobs, strict=True)]
-    for row in _columns(rows) if rows else ["no jobs"]:
+    rows = [[job["job"], job["status"], _since(job["started"]), _lasted(job["seconds"])] for job in jobs]
+    rows = [[*row, job["command"]] for row, job in zip(rows, jobs, strict=True)]
+    for row in columns(rows) if rows else ["no jobs"]:
         print(row, file=sys.stderr)
     return {"jobs": jobs}
 
