@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .arguments import Common
-    from .commands import Command
+    from .command import Command
 
 DONE, FAILED, WRONG_CALL = 0, 1, 2
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .arguments import (
     AverageArgs,
-    Common,
     ConfigArgs,
     EvaluateArgs,
     GcArgs,
@@ -21,17 +20,15 @@ from .arguments import (
     RestoreArgs,
     RunArgs,
     SampleArgs,
-    ScheduleEmitArgs,
     ShardArgs,
     TrainArgs,
     UiArgs,
     VerifyArgs,
 )
+from .command import Command
 from .config import Config
 from .config_file import to_plain, to_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from .operator_commands import OPERATOR_COMMANDS
 
 
 def run_all(args: RunArgs) -> dict[str, Any]:
@@ -183,26 +180,6 @@ def show_config(args: ConfigArgs) -> dict[str, Any]:
     return to_plain(args.config)
 
 
-def schedule_emit(args: ScheduleEmitArgs) -> dict[str, Any]:
-    """`ddpm schedule emit`."""
-    from .emit import emitted
-    from .manifests import to_yaml
-
-    manifests = emitted(args)
-    print(to_yaml(manifests), end="", file=sys.stderr if args.json else sys.stdout)
-    return {"manifests": manifests}
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command: its flags (given the config that they start from), and what it does."""
-
-    args: type[Common]
-    start: Callable[[Config], Common] | None
-    """from a preset or --config; None: the command takes neither"""
-    act: Callable[[Any], dict[str, Any]]
-
-
 COMMANDS = {
     "run": Command(RunArgs, lambda c: RunArgs(config=c), run_all),
     "shard": Command(ShardArgs, lambda c: ShardArgs(name=c.name, shard=c.shard), shard),
@@ -222,8 +199,8 @@ COMMANDS = {
     "report": Command(ReportArgs, None, report),
     "lineage": Command(LineageArgs, None, show_lineage),
     "gc": Command(GcArgs, None, collect),
+    **OPERATOR_COMMANDS,
     "ui": Command(UiArgs, None, ui),
-    "schedule emit": Command(ScheduleEmitArgs, None, schedule_emit),
     "config": Command(ConfigArgs, lambda c: ConfigArgs(config=c), show_config),
 }
 

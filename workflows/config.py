@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from diffusion.data.plan import ShardConfig
 from diffusion.data.reader import LoadConfig
@@ -70,6 +70,8 @@ class ModelConfig(NetworkConfig):
 class TrainStage(TrainConfig, LoadConfig, Workers):
     """A shard set to a model."""
 
+    init_from: str = ""
+    """a registered model to begin with the weights of: NAME, NAME@alias or NAME/version; empty: random ones"""
     use_gpu: bool = False
     """one GPU a worker"""
     compile: bool = False
@@ -161,6 +163,8 @@ class EvaluateStage(JudgeConfig, Workers):
 
     features: tuple[str, ...] = ("thumbnails", "dataset")
     """to compare in: thumbnails (8x8 pixels), dataset (a small net trained on the data), inception (as FID does)"""
+    reference: Literal["train", "val"] = "train"
+    """split of the data to compare with; val is fair to models of which one was trained on less of it"""
     bits_images: int = 0
     """held-out pictures to find the bits per dimension of, which asks the network once a timestep; 0: none"""
 
@@ -169,6 +173,8 @@ class EvaluateStage(JudgeConfig, Workers):
         Workers.__post_init__(self)
         if not self.features:
             raise ValueError(f"features must be some of {', '.join(FEATURES)}, got none")
+        if self.reference not in ("train", "val"):
+            raise ValueError(f"reference must be train or val, got {self.reference!r}")
         if self.bits_images < 0:
             raise ValueError(f"bits_images must be at least 0, got {self.bits_images}")
 
@@ -198,8 +204,43 @@ class RestoreStage(RestoreConfig, Workers):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """What a candidate has to be to become champion. Changes nothing in it."""
+
+    measure: Literal["thumbnails", "dataset", "inception"] = "thumbnails"
+    """features in which its Fréchet distance must be lower than the champion's, by more than their intervals' noise"""
+    min_distance_ratio: float = 0.5
+    """guard against copies: least nearest_distance_ratio, where held-out pictures have 1 and copies 0"""
+    min_class_agreement: float = 0.1
+    """guard against a lost class: least share of the worst class that is taken for it, unless the champion has less"""
+
+    def __post_init__(self) -> None:
+        if self.measure not in FEATURES:
+            raise ValueError(f"measure must be one of {', '.join(FEATURES)}, got {self.measure!r}")
+        if not 0 <= self.min_distance_ratio < math.inf:
+            raise ValueError(f"min_distance_ratio must be at least 0 and finite, got {self.min_distance_ratio}")
+        if not 0 <= self.min_class_agreement <= 1:
+            raise ValueError(f"min_class_agreement must lie in [0, 1], got {self.min_class_agreement}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainStage(GateConfig):
+    """New pictures to a new champion, or to the reasons why not."""
+
+    min_new: int = 1
+    """do nothing while fewer pictures than these have come since the champion was trained"""
+    fresh: bool = False
+    """begin at random weights, not at the champion's"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_new < 1:
+            raise ValueError(f"min_new must be at least 1, got {self.min_new}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole run: data, model and samples."""
+    """A whole run: data, model and samples; and what comes after it."""
 
     name: str
     """of the data set and of the model"""
@@ -209,6 +250,7 @@ class Config:
     train: TrainStage = field(default_factory=TrainStage)
     sample: SampleStage = field(default_factory=SampleStage)
     restore: RestoreStage = field(default_factory=RestoreStage)
+    retrain: RetrainStage = field(default_factory=RetrainStage)
 
     def __post_init__(self) -> None:
         if not set(self.name) <= NAME_LETTERS or self.name.startswith(".") or not 1 <= len(self.name) <= 100:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .credentials import check_no_password
 from .manifests import Site, scheduled
 from .manifests.ray import given
+from .submit import NOT_AS_JOBS
 
 if TYPE_CHECKING:
-    from .arguments import ScheduleEmitArgs
+    from .schedule_arguments import ScheduleEmitArgs
 
 
 def emitted(args: ScheduleEmitArgs) -> list[dict[str, Any]]:
     """The manifests. Raises ValueError for what Kubernetes would refuse, or results that would be left in a pod."""
+    if args.command[0] in NOT_AS_JOBS:
+        raise ValueError(f"command must be one that a job can do, got {args.command[0]}")
+    check_no_password(args.command)
     storage = given(args.command, "--storage")
     if storage and ("://" not in storage or storage.startswith("file:")):
         raise ValueError(

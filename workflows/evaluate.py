@@ -68,6 +68,8 @@ def run(environment: Environment, what: str, data: str, split: str, stage: Evalu
         check_alike(asked.subject, asked.data)
         if stage.bits_images and asked.model is None:
             raise ValueError(f"bits_images must be 0 for pictures that no model drew, got {stage.bits_images}")
+        if not asked.data.num_samples(stage.reference):
+            raise ValueError(f"reference must have pictures; {asked.data.folder.uri} has none in {stage.reference}")
         check_nets(environment, stage)
         key = evaluation_key(asked, stage)
         with locked(environment, f"evaluate-{key}", wait_s=FOR_EVER):
@@ -77,12 +79,24 @@ def run(environment: Environment, what: str, data: str, split: str, stage: Evalu
             return _evaluate(environment, tracker, asked, stage, key)
 
 
+def finished(environment: Environment, run_id: str, data: ShardSet, stage: EvaluateStage) -> TrackedRun | None:
+    """The evaluation of this sample run beside this data, if it is done. Raises ValueError if the data has changed."""
+    tracker = Tracker(environment)
+    with TemporaryDirectory() as temporary:
+        asked = find(environment, tracker, run_id, data.folder.uri, "train", Path(temporary))
+    if asked.data.digest != data.digest:
+        raise ValueError(f"the shard set at {data.folder.uri} was added to meanwhile; run again to work with all of it")
+    return tracker.finished(asked.name, "evaluate", evaluation_key(asked, stage))
+
+
 def evaluation_key(asked: Asked, stage: EvaluateStage) -> str:
     """The identity of a measurement (16 hex characters)."""
     of = [asked.subject.shards.digest, asked.subject.split, asked.data.digest, sorted(stage.features)]
     parts = [*of, stage.inception_weights, stage.reference_images, stage.bits_images]
     if stage.bits_images and asked.model is not None:
         parts.append(asked.model.uri)
+    if stage.reference != "train":
+        parts.append(stage.reference)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -93,9 +107,10 @@ def _evaluate(environment: Environment, tracker: Tracker, asked: Asked, stage: E
     with tracker.ending(run_id), connected(environment, stage):
         tracker.log_dataset(run_id, asked.name, asked.data.digest, asked.data.folder.uri, "reference")
         nets = feature_nets(environment, tracker, stage, asked.name, asked.data)
-        measured = measure(environment, asked.subject, asked.data, nets, stage, stage)
+        measured = measure(environment, asked.subject, asked.data, nets, stage, stage, stage.reference)
         metrics = measured.metrics | _bits(asked, stage)
         own = asked.model is not None and asked.model.tags[DIGEST_TAG] == asked.data.digest
+        own = own and stage.reference == "train"  # as its own run measured it: one name, one meaning
         tracker.log_metrics(run_id, metrics, model_id=asked.model.model_id if own and asked.model else "")
         if own and asked.run is not None:
             tracker.log_metrics(asked.run.run_id, metrics)

@@ -15,6 +15,7 @@ from pyarrow import fs
 
 from diffusion.files import Folder
 
+from .promotion import fallback
 from .reachable import Thing, unreachable
 from .storage import JobFailed, held_locks, locked
 from .tracking import (
@@ -115,6 +116,7 @@ def decide(stored: list[Thing], tracker: Tracker, oldest: float, ours: str = "")
         *(_version_thing(version, inside) for version in versions),
     ]
     roots = {version.model.uri for version in versions if version.model.aliases}
+    roots |= {fallback(tracker, name) for name in {version.model.name for version in versions}}
     roots |= {_id(run) for run in runs if run.changed >= oldest or run.tracked.status == "RUNNING"}
     roots |= {f"lock:{name}" for name in held_locks(environment) if name != ours}
     made: dict[str, StoredRun] = {name: run for run in runs for name in _made_by(run)}  # the newest
@@ -284,6 +286,9 @@ def _made_by(run: StoredRun) -> set[str]:
     if stage in FOLDERS:
         made |= {f"{FOLDERS[stage]}/{key}", f"features:{key}"}
     if stage == "shard":
-        made |= {f"configs/shard-{run.experiment}-{key}.json", *_needed_by(tags)}
+        configs = (f"configs/shard-{run.experiment}-{key}{how}.json" for how in ("", "-append"))
+        made |= {*configs, *_needed_by(tags)}
+    if stage == "retrain":
+        made.add(f"configs/retrain-{run.experiment}.json")
     made |= {f"features:{tags[tag]}" for tag in (DIGEST_TAG, FEATURES_OF_TAG) if tag in tags}
     return made

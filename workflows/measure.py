@@ -75,9 +75,11 @@ def measure(
     nets: Sequence[NetFile],
     config: JudgeConfig,
     workers: Workers,
+    reference: str = "train",
 ) -> Measured:
     """Metrics by name, as of `judge`, and `n`, of how many pictures. Needs Ray, for features that are missing.
 
+    `reference`: the split of the data that distances are to; the other one's distance to it is the held-out one.
     Features of the data are kept by its digest, those of the pictures by their own key.
     """
     known_tars, held_tars = (first_tars(data, split, config.reference_images) for split in ("train", "val"))
@@ -90,6 +92,8 @@ def measure(
     metrics = {"n": float(subject.shards.num_samples(subject.split))}
     for net, out, known_out in zip(nets, outs, known_outs, strict=True):
         drawn, known, held_out = gather(out, tars), gather(known_out, known_tars), gather(known_out, held_tars)
+        if reference == "val":
+            known, held_out = held_out, known
         assert drawn is not None
         assert known is not None
         metrics |= distances(net.kind, drawn, known, held_out, asked)

@@ -15,6 +15,7 @@ from diffusion.sampling import SamplerConfig
 
 from .arguments import Common, ConfigArgs, RunArgs, SampleArgs, ShardArgs, WrapsArgs
 from .config_file import read_config
+from .operator_arguments import RetrainArgs
 from .presets import DEFAULT_PRESET, preset
 
 if TYPE_CHECKING:
@@ -34,11 +35,14 @@ def parse(name: str, args_type: type[Common], start: Callable[[Config], Common] 
         return _tyro(args_type, name, words, tyro.MISSING_NONPROP)
     chosen = (bool(words) and not words[0].startswith("-")) or _gives(words, "--config")
     base, words = _base_config(words)
-    if name in ("run", "config"):
-        words = [_staged(word) for word in words]
+    if name in ("run", "config", "retrain"):
+        flags = {**RUN_FLAGS, **RETRAIN_FLAGS} if name == "retrain" else RUN_FLAGS
+        words = [_staged(word, flags) for word in words]
     args: Common = _tyro(args_type, name, words, start(base))
-    if isinstance(args, RunArgs | ConfigArgs) and not _gives(words, "--name"):
-        return replace(args, config=replace(args.config, name=_default_name(base, args.config.shard)))
+    if isinstance(args, RunArgs | ConfigArgs | RetrainArgs) and not _gives(words, "--name"):
+        args = replace(args, config=replace(args.config, name=_default_name(base, args.config.shard)))
+    if isinstance(args, RetrainArgs):
+        return replace(args, chosen=chosen, named=tuple(_setting(word) for word in words if word.startswith("--")))
     if isinstance(args, ShardArgs) and not _gives(words, "--name"):
         return replace(args, name=_default_name(base, args.shard))
     if isinstance(args, SampleArgs) and not chosen:
@@ -58,6 +62,8 @@ def _wrapped(name: str, words: list[str]) -> tuple[list[str], tuple[str, ...]]:
 
 RUN_FLAGS = {"--source": "--shard.source", "--image-size": "--shard.image-size", "--num": "--sample.num"}
 """flags of one stage that `run` also takes without its name"""
+RETRAIN_FLAGS = {"--min-new": "--retrain.min-new", "--fresh": "--retrain.fresh"}
+"""and those that `retrain` does"""
 
 
 def _base_config(words: list[str]) -> tuple[Config, list[str]]:
@@ -99,9 +105,13 @@ def _default_name(base: Config, stage: ShardStage) -> str:
     return base.name if stage.source == base.shard.source else Path(stage.source[0].rstrip("/")).resolve().name
 
 
-def _staged(word: str) -> str:
+def _staged(word: str, flags: dict[str, str]) -> str:
     flag, equals, value = word.partition("=")
-    return f"{RUN_FLAGS.get(flag, flag)}{equals}{value}"
+    return f"{flags.get(flag, flag)}{equals}{value}"
+
+
+def _setting(flag: str) -> str:
+    return flag.removeprefix("--").partition("=")[0].replace("-", "_")
 
 
 def _gives(words: list[str], flag: str) -> bool:

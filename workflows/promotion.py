@@ -1,46 +1,113 @@
-"""Which version is the champion: the first one is, and a later one if it is measured to be no worse."""
+"""The alias `champion`: set after a decision or by hand, taken back, and never over somebody else's change."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+import json
 
-from .tracking import CHAMPION, DIGEST_TAG, ModelVersion, Tracker, champion_of, set_alias
+from .champions import ROLLBACK, Event, event_now, events_of, line_of
+from .gate import Decision
+from .tracking import (
+    CHAMPION,
+    OUTCOME_TAG,
+    REASONS_TAG,
+    ModelVersion,
+    Tracker,
+    champion_of,
+    find_version,
+    model_tags,
+    set_alias,
+    tag_model,
+    tag_version,
+)
 
-if TYPE_CHECKING:
-    from .tracking import TrackedRun
-
-MEASURE = "frechet_thumbnails"
-MEASURED_TAG = f"ddpm.{MEASURE}"
+PROMOTED, REFUSED = "promoted", "refused"
 
 
-def promote(tracker: Tracker, candidate: ModelVersion, samples: TrackedRun) -> tuple[bool, str]:
-    """Make the candidate champion if there is none or it measures no worse; (whether it is champion now, why).
+def carry_out(tracker: Tracker, candidate: ModelVersion, champion: str, decision: Decision, by: str) -> Decision:
+    """Make the candidate champion if that was decided, and the version it was compared with ("": none) still is.
 
-    The measurement is kept in the version's tags. Distances to different data are not compared: then the
-    champion stays, and somebody has to look.
+    If it is not, nothing is set, and the decision that comes back is a refusal that says so. It is kept in the
+    candidate's tags. Done twice, it is done once.
     """
-    measured = samples.metrics.get(MEASURE)
-    tags = {} if measured is None else {MEASURED_TAG: str(measured)}
-    champion = champion_of(tracker, candidate.name)
-    if champion is not None and champion.version == candidate.version:
-        return True, "it already was"
-    promoted, reason = decide(candidate, measured, champion)
-    if promoted:
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        set_alias(tracker, candidate, CHAMPION, {**tags, "ddpm.champion_since": since, "ddpm.champion_why": reason})
-    return promoted, reason
+    if decision.promoted:
+        decision = _crown_unless_moved(tracker, candidate, champion, decision, by)
+    outcome = PROMOTED if decision.promoted else REFUSED
+    tag_version(tracker, candidate, {OUTCOME_TAG: outcome, REASONS_TAG: json.dumps(decision.reasons)})
+    return decision
 
 
-def decide(candidate: ModelVersion, measured: float | None, champion: ModelVersion | None) -> tuple[bool, str]:
-    """Whether the candidate should take over, and why."""
+def promote(tracker: Tracker, model: ModelVersion, why: str) -> None:
+    """Make a version champion because somebody says so; if it is, nothing changes."""
+    champion = champion_of(tracker, model.name)
+    if champion is None or champion.version != model.version:
+        _crown(tracker, model, event_now(model.version, _number(champion), why, "promote"))
+
+
+def rollback(tracker: Tracker, name: str, why: str) -> ModelVersion:
+    """Make the champion before the present one's promotion champion again; that version.
+
+    A second rollback goes back one more. Raises ValueError if there is none, or it was deleted.
+    """
+    told, champion = history(tracker, name), champion_of(tracker, name)
     if champion is None:
-        return True, "there was no champion"
-    known = champion.tags.get(MEASURED_TAG)
-    if measured is None or known is None:
-        return False, f"no {MEASURE} to compare with version {champion.version}"
-    if candidate.tags[DIGEST_TAG] != champion.tags[DIGEST_TAG]:
-        return False, f"version {champion.version} was trained on other data"
-    if measured <= float(known):
-        return True, f"{MEASURE} {measured:.4f} is no worse than {float(known):.4f} of version {champion.version}"
-    return False, f"{MEASURE} {measured:.4f} is worse than {float(known):.4f} of version {champion.version}"
+        raise ValueError(f"{name} must have a champion to roll back, got none; make one: ddpm promote {name}/VERSION")
+    line = line_of(told, champion.version)
+    if len(line) < 2:
+        raise ValueError(f"there is no champion of {name} before version {champion.version} to roll back to")
+    if (model := find_version(tracker, name, line[-2])) is None:
+        raise ValueError(
+            f"version {line[-2]} of {name}, the champion before version {champion.version}, was deleted; "
+            f"make another one champion: ddpm promote {name}/VERSION"
+        )
+    _crown(tracker, model, event_now(model.version, champion.version, why, ROLLBACK))
+    return model
+
+
+def history(tracker: Tracker, name: str) -> list[Event]:
+    """Who became champion when and why, oldest first. Raises ValueError if there is no such model."""
+    return events_of(model_tags(tracker, name))
+
+
+def fallback(tracker: Tracker, name: str) -> str:
+    """The URI of the version that a rollback would make champion; "" if there is none."""
+    champion = champion_of(tracker, name)
+    line = [] if champion is None else line_of(history(tracker, name), champion.version)
+    return f"models:/{name}/{line[-2]}" if len(line) > 1 else ""
+
+
+def _crown_unless_moved(
+    tracker: Tracker, candidate: ModelVersion, champion: str, decision: Decision, by: str
+) -> Decision:
+    now = _number(champion_of(tracker, candidate.name))
+    event = event_now(candidate.version, champion, decision.why, by)
+    if now == candidate.version:
+        _tell_once(tracker, candidate.name, event)
+    elif now == champion:
+        _crown(tracker, candidate, event)
+    else:
+        return Decision(False, (_moved(champion, now),))
+    return decision
+
+
+def _crown(tracker: Tracker, model: ModelVersion, event: Event) -> None:
+    """The alias, then the event: what is told has happened. Nothing excludes another one between question and answer:
+    MLflow sets an alias whatever it was.
+    """
+    set_alias(tracker, model, CHAMPION, {"ddpm.champion_since": event.at, "ddpm.champion_why": event.why})
+    tag_model(tracker, model.name, event.tag)
+
+
+def _tell_once(tracker: Tracker, name: str, event: Event) -> None:
+    """The event of a champion whose promotion was killed before it told."""
+    told = history(tracker, name)
+    if not told or told[-1].version != event.version:
+        tag_model(tracker, name, event.tag)
+
+
+def _number(model: ModelVersion | None) -> str:
+    return "" if model is None else model.version
+
+
+def _moved(before: str, now: str) -> str:
+    was, is_now = (f"version {number}" if number else "nobody" for number in (before, now))
+    return f"the champion was {was} when this was decided, and is {is_now} now; run again to compare with that"

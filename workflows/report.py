@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,19 @@ from .lineage import HEX, lineage, lines
 from .page import Picture, Report, page
 from .progress import say
 from .sheet import LOOK_AT, sheet
-from .tracking import DIGEST_TAG, MODEL_TAG, STAGE_TAG, TRAINING_TAG, URI_TAG, TrackedRun, Tracker, model_version
+from .tracking import (
+    DIGEST_TAG,
+    MODEL_TAG,
+    OUTCOME_TAG,
+    REASONS_TAG,
+    STAGE_TAG,
+    TRAINING_TAG,
+    URI_TAG,
+    TrackedRun,
+    Tracker,
+    find_version,
+    model_version,
+)
 
 if TYPE_CHECKING:
     from diffusion.data.shard_set import ShardSet
@@ -56,11 +69,11 @@ class MadeReport:
     """of the file"""
 
 
-def run(environment: Environment, name: str, out: str = "") -> MadeReport:
+def run(environment: Environment, name: str, out: str = "", also: str = "") -> MadeReport:
     """Make the page of a sample run (its id, or the name of a model for the newest), into MLflow and into a file.
 
-    `out` is the file; default STORAGE/reports/RUN.html. Raises ValueError if there is no such run, or it is of another
-    stage or did not come to its end.
+    `also` is another run that is to have it. `out` is the file; default STORAGE/reports/RUN.html. Raises ValueError if
+    there is no such run, or it is of another stage or did not come to its end.
     """
     tracker = Tracker(environment)
     tracked = find_sample_run(tracker, name)
@@ -68,7 +81,8 @@ def run(environment: Environment, name: str, out: str = "") -> MadeReport:
     with TemporaryDirectory() as temporary:
         file = Path(temporary) / NAME
         file.write_bytes(html)
-        tracker.log_file(tracked.run_id, file)
+        for run_id in filter(None, (tracked.run_id, also)):
+            tracker.log_file(run_id, file)
     file_at = Folder(out) if out else environment.folder / "reports" / f"{tracked.run_id}.html"
     file_at.parent.write(file_at.name, html)
     return MadeReport(tracked.run_id, file_at.uri)
@@ -117,7 +131,7 @@ def collect(environment: Environment, tracker: Tracker, tracked: TrackedRun) -> 
             ("Sample run", tracked.run_id),
         ],
         tree=tree,
-        settings=_settings(tracked, training),
+        settings={**_decision(tracker, model), **_settings(tracked, training)},
         commands=_commands(environment, tracked),
         **pictures,
     )
@@ -199,6 +213,16 @@ def _made(tracked: TrackedRun, training: TrackedRun | None) -> str:
     num, steps, sampler = (tracked.params.get(name, "?") for name in ("num", "steps", "sampler"))
     trained = f", after {int(training.params['train.steps']):,} steps of training" if training else ""
     return f"{int(num):,} pictures, each drawn out of noise in {steps} steps of {sampler}{trained}."
+
+
+def _decision(tracker: Tracker, model: str) -> dict[str, dict[str, str]]:
+    """What became of the model as a candidate, as a table; none if nobody has decided yet."""
+    name, _, number = model.removeprefix("models:/").rpartition("/")
+    version = find_version(tracker, name, number)
+    if version is None or OUTCOME_TAG not in version.tags:
+        return {}
+    why = "; ".join(json.loads(version.tags[REASONS_TAG]))
+    return {"The decision": {"outcome": version.tags[OUTCOME_TAG], "why": why}}
 
 
 def _settings(tracked: TrackedRun, training: TrackedRun | None) -> dict[str, dict[str, str]]:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from diffusion.data.sources import check_source
 
-from . import sample, shard, train
+from . import evaluate, sample, shard, train
 from .config_file import to_plain
-from .jobs import open_client, run_job
+from .gate import Decision, decide
+from .jobs import cluster_address, local_request, open_client, remote_request, run_job
 from .local_ray import start_local_ray
 from .progress import say
-from .promotion import promote
+from .promotion import carry_out
 from .storage import JobFailed, check_storage
-from .tracking import Tracker, check_server
+from .tracking import DIGEST_TAG, Tracker, champion_of, check_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
     from diffusion.data.shard_set import ShardSet
 
-    from .config import Config
+    from .config import Config, EvaluateStage
     from .storage import Environment
-    from .tracking import ModelVersion
+    from .tracking import ModelVersion, TrackedRun
 
 R = TypeVar("R")
 
@@ -59,18 +60,16 @@ def run(config: Config, environment: Environment) -> RunResult:
         experiment = pool.submit(Tracker(environment).experiment, config.name)
         shards = stages.shards()
         experiment.result()
-    if not shards.classes and config.sample.guidance != 1:
-        say(f"guidance {config.sample.guidance:g} is for data with classes; this has none: drawing without")
-        stages.config = config = replace(config, sample=replace(config.sample, guidance=1.0))
+    stages.config = drawable(config, shards)
     model = stages.model(shards)
     samples = stages.samples(model)
-    champion, why = promote(Tracker(environment), model, samples.tracked)
+    decision = crown(stages, model, samples)
     return RunResult(
         data=shards.folder.uri,
         digest=shards.digest,
         model=model.uri,
-        champion=champion,
-        why=why,
+        champion=decision.promoted,
+        why=decision.why,
         samples=samples.folder.uri,
         sample_run=samples.tracked.run_id,
         grid=f"{samples.folder.uri}/{sample.GRID}",
@@ -79,12 +78,40 @@ def run(config: Config, environment: Environment) -> RunResult:
     )
 
 
+def drawable(config: Config, shards: ShardSet) -> Config:
+    """The same, without guidance where there are no classes to guide to."""
+    if shards.classes or config.sample.guidance == 1:
+        return config
+    say(f"guidance {config.sample.guidance:g} is for data with classes; this has none: drawing without")
+    return replace(config, sample=replace(config.sample, guidance=1.0))
+
+
+def crown(stages: Stages, model: ModelVersion, samples: sample.SampleRun) -> Decision:
+    """Make the model champion if there is none, or if the gate says so; whether it is champion now, and why.
+
+    The champion's samples are drawn with the same settings. What distances to other data say is for `retrain`.
+    """
+    tracker = Tracker(stages.environment)
+    champion = champion_of(tracker, model.name)
+    if champion is not None and champion.version == model.version:
+        why = champion.tags.get("ddpm.champion_why", "")
+        carry_out(tracker, model, "", Decision(True, (why,)), "run")  # tells of it, if a killed run did not
+        return Decision(True, ("it already was",))
+    if champion is not None and champion.tags[DIGEST_TAG] != model.tags[DIGEST_TAG]:
+        decision = Decision(False, (f"version {champion.version} was trained on other data: see ddpm retrain",))
+    else:
+        beside = None if champion is None else stages.samples(champion).tracked.metrics
+        decision = decide(samples.tracked.metrics, beside, stages.config.retrain)
+    return carry_out(tracker, model, "" if champion is None else champion.version, decision, "run")
+
+
 class Stages:
     """Each stage's result: found where it is done, else made by a Ray job and then found."""
 
     def __init__(self, config: Config, environment: Environment) -> None:
         self.config, self.environment = config, environment
         self.reused: list[str] = []
+        self._cluster = cluster_address(environment)
         self._local_address = ""
         self._client: JobSubmissionClient | None = None
 
@@ -94,9 +121,15 @@ class Stages:
         key = f"{self.config.name}-{stage.fingerprint[:16]}"
         return self._result("shard", key, lambda: shard.finished(stage, out))
 
+    def refreshed(self) -> ShardSet:
+        """The shard set, with shards for what its source has got since. Raises FileNotFoundError if there is none."""
+        stage, out = self.config.shard, self.environment.data(self.config.name)
+        key = f"{self.config.name}-{stage.fingerprint[:16]}-append"
+        return self._result("shard", key, lambda: shard.up_to_date(stage, out), ("--append",))
+
     def model(self, shards: ShardSet) -> ModelVersion:
         """The trained model's version."""
-        key = train.run_key(self.config, shards)
+        key = train.run_key(self.config, shards, train.start_of(self.config, Tracker(self.environment)))
         return self._result("train", key, lambda: train.finished(self.config, self.environment, shards))
 
     def samples(self, model: ModelVersion) -> sample.SampleRun:
@@ -105,20 +138,32 @@ class Stages:
         flags = ("--model", model.uri)
         return self._result("sample", key, lambda: sample.finished(self.config, self.environment, model), flags)
 
-    def _result(self, stage: str, key: str, find: Callable[[], R | None], flags: tuple[str, ...] = ()) -> R:
+    def evaluation(self, samples: sample.SampleRun, data: ShardSet, stage: EvaluateStage) -> TrackedRun:
+        """The samples measured beside this data."""
+        run_id, where = samples.tracked.run_id, self.environment
+        key = f"{run_id}-{data.digest[:16]}"
+        words = (run_id, "--data", data.folder.uri, *_evaluate_flags(stage))
+        return self._result("evaluate", key, lambda: evaluate.finished(where, run_id, data, stage), words, told=False)
+
+    def _result(
+        self, stage: str, key: str, find: Callable[[], R | None], words: tuple[str, ...] = (), told: bool = True
+    ) -> R:
+        """`told`: the stage is told its settings by a config, which it reads from the storage."""
         if (found := find()) is not None:
             say(f"{stage}: already done, reused")
             self.reused.append(stage)
             return found
         client = self._connect()
-        run_job(client, f"{stage}-{key}", self._command(stage, key, flags), local=not self.environment.address)
+        argv = (stage, *(self._config(stage, key) if told else ()), *words, *self._places())
+        ask = remote_request if self._cluster else local_request
+        run_job(client, ask(f"{stage}-{key}", argv))
         if (made := find()) is None:
             raise JobFailed(f"the {stage} job succeeded, but its result is not in {self.environment.storage}")
         return made
 
     def _connect(self) -> JobSubmissionClient:
         if self._client is None:
-            self._client = open_client(self.environment.address or self._start_ray())
+            self._client = open_client(self._cluster or self._start_ray())
         return self._client
 
     def _start_ray(self) -> str:
@@ -127,11 +172,27 @@ class Stages:
         self._local_address = ray.address
         return ray.dashboard
 
-    def _command(self, stage: str, key: str, flags: tuple[str, ...]) -> list[str]:
-        """The stage's command, its config read from the storage, which the cluster reaches too."""
+    def _config(self, stage: str, key: str) -> list[str]:
+        """The config as a file in the storage, which the cluster reaches too."""
         folder, name = self.environment.folder / "configs", f"{stage}-{key}.json"
         folder.write_json(name, to_plain(self.config))
-        if self._local_address:  # else the job finds its own cluster
-            flags = (*flags, "--address", self._local_address)
+        return ["--config", (folder / name).uri]
+
+    def _places(self) -> list[str]:
         places = ["--storage", self.environment.folder.uri, "--tracking-uri", self.environment.mlflow_uri]
-        return [stage, "--config", (folder / name).uri, *places, *flags]
+        if self._local_address:  # else the job finds its own cluster
+            places += ["--address", self._local_address]
+        return places
+
+
+def _evaluate_flags(stage: EvaluateStage) -> list[str]:
+    """Its settings as `ddpm evaluate` takes them; none has a list of none."""
+    values = {
+        "--features": stage.features,
+        "--reference": [stage.reference],
+        "--reference-images": [stage.reference_images],
+        "--inception-weights": [stage.inception_weights] if stage.inception_weights else [],
+        "--num-workers": [stage.num_workers],
+        "--cpus-per-worker": [stage.cpus_per_worker],
+    }
+    return [word for flag, given in values.items() if given for word in (flag, *map(str, given))]

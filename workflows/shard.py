@@ -49,6 +49,17 @@ def finished(stage: ShardStage, out: Folder) -> ShardSet | None:
     return shards
 
 
+def up_to_date(stage: ShardStage, out: Folder) -> ShardSet | None:
+    """The shard set at `out`, if it has all that its source lists now; None if `run` with `append` is to look.
+
+    Raises FileNotFoundError if there is no set, ValueError for settings that it was not made with.
+    """
+    shards = open_shard_set(out)
+    check_appendable(stage, shards)
+    current = shards.source_fingerprint == source_fingerprint(stage.open_source().blocks())
+    return shards if current and not out.exists(UNTRACKED) else None
+
+
 def run(config: Config, environment: Environment, out: Folder, append: bool = False) -> ShardSet:
     """Make the shard set, or what is missing of it; with `append` add to one what it does not know.
 

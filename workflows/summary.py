@@ -6,6 +6,8 @@ import os
 import shlex
 import shutil
 import sys
+import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from .metric_lines import metric_lines
@@ -13,9 +15,11 @@ from .metric_lines import metric_lines
 if TYPE_CHECKING:
     from diffusion.data.shard_set import ShardSet
 
+    from .champions import Event
     from .gc import Collected, Finding
     from .report import MadeReport
     from .restore import RestoreRun
+    from .retrain import Retrained
     from .run import RunResult
     from .sample import SampleRun
     from .storage import Environment
@@ -111,7 +115,7 @@ def show_collected(collected: Collected, environment: Environment) -> dict[str, 
         "kept": collected.kept,
     }
     for title, findings in lists.items():
-        for row in _columns([_row(title, found) for found in findings]):
+        for row in columns([_row(title, found) for found in findings]):
             print(row, file=sys.stderr)
     num_runs = sum(found.thing.kind == "run" for found in collected.garbage)
     rows = {"total": f"{len(collected.garbage)} things, {collected.num_bytes:,} bytes"}
@@ -137,9 +141,28 @@ def _plain_finding(found: Finding) -> dict[str, Any]:
     return {**row, "age_days": round(found.age_days, 2), "why": found.why}
 
 
-def _columns(rows: list[list[str]]) -> list[str]:
+def columns(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def show_retrained(result: Retrained) -> dict[str, Any]:
+    """The end of `ddpm retrain`."""
+    rows = {"retrain": result.outcome, "why": "\n".join(result.reasons)}
+    rows |= {name: value for name in ("candidate", "champion", "report", "run") if (value := getattr(result, name))}
+    show(rows)
+    return asdict(result)
+
+
+def show_champions(name: str, events: list[Event], champion: ModelVersion | None) -> dict[str, Any]:
+    """Who was champion when, a line a change, and who is."""
+    rows = [[event.at[:19] + "Z", f"{name}/{event.version}", event.by.split()[0], event.why] for event in events]
+    for row in columns(rows) if rows else []:
+        print(row, file=sys.stderr)
+    uri = "" if champion is None else champion.uri
+    show({"champion": uri or "nobody"})
+    return {"champion": uri, "history": [asdict(event) for event in events]}
 
 
 def metric_rows(metrics: dict[str, float]) -> dict[str, str]:
@@ -159,3 +182,34 @@ def show(rows: dict[str, str]) -> None:
     width = max(map(len, rows)) + 2
     for name, value in rows.items():
         print(f"{name:<{width}}" + value.replace("\n", "\n" + " " * width), file=sys.stderr)
+
+
+def show_jobs(jobs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The jobs of a cluster, a line each."""
+    rows = [[job["job"], job["status"], _since(job["started"]), _lasted(job["seconds"])] for job in jobs]
+    rows = [[*row, job["command"]] for row, job in zip(rows, jobs, strict=True)]
+    for row in columns(rows) if rows else ["no jobs"]:
+        print(row, file=sys.stderr)
+    return {"jobs": jobs}
+
+
+def show_job(job: dict[str, Any]) -> dict[str, Any]:
+    """One job of a cluster."""
+    started, seconds = job["started"], job["seconds"]
+    show({
+        "job": job["job"],
+        "status": job["status"],
+        "command": job["command"],
+        "started": _since(started),
+        "lasted": _lasted(seconds),
+        "message": job["message"] or "",
+    })  # fmt: skip
+    return job
+
+
+def _since(started: float | None) -> str:
+    return "" if started is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(started))
+
+
+def _lasted(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.0f} s"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from diffusion.checkpoint import Checkpoint, Model, load_weights, save_model
+from diffusion.checkpoint import WEIGHTS, Checkpoint, Model, load_model, load_weights, save_model
 from diffusion.data.order import EpochOrder
 from diffusion.diffusers_format import export_diffusers
 from diffusion.process import Diffusion
@@ -33,12 +33,14 @@ from .tracking import (
     CANDIDATE,
     DIGEST_TAG,
     GIT_TAG,
+    START_TAG,
     URI_TAG,
     ModelVersion,
     Tracker,
     describe,
     log_model,
     model_version,
+    pull_model,
     set_alias,
 )
 from .training_spec import Report, TrainingSpec
@@ -51,14 +53,46 @@ if TYPE_CHECKING:
     from .storage import Environment
 
 FORMAT_VERSION = 1
+START = "start.safetensors"
+"""weights that a training begins with, in its folder"""
+NUM_TAG = "ddpm.num_images"
+"""of a version: how many pictures, held-out ones too, there were when it was trained"""
+SHA256_TAG = "ddpm.weights_sha256"
 VERSION_TAG = "ddpm.model_version"
 
 
-def run_key(config: Config, shards: ShardSet) -> str:
-    """The identity of a training run: a hash of all that affects its result, and nothing else (16 hex characters)."""
+def start_of(config: Config, tracker: Tracker) -> ModelVersion | None:
+    """The model whose weights the training begins with, if it is to. Raises ValueError if there is no such model."""
+    return model_version(tracker, config.train.init_from) if config.train.init_from else None
+
+
+def start_weights(start: ModelVersion, config: Config, shards: ShardSet) -> bytes:
+    """Its weights as a file. Raises ValueError if they are of another network, or one that predicts something else."""
+    files = pull_model(start)
+    model = load_model(files.__getitem__)
+    if model.diffusion.config.prediction != config.diffusion.prediction:
+        raise ValueError(
+            f"init_from must be a model that predicts {config.diffusion.prediction}; "
+            f"{start.uri} predicts {model.diffusion.config.prediction}"
+        )
+    try:
+        shape = config.unet(shards.image_size, shards.channels, len(shards.classes))
+        load_weights(UNet(shape), model.unet.state_dict())
+    except ValueError as err:
+        raise ValueError(f"init_from must be a model of this very network, got {start.uri}: {err}") from None
+    return files[WEIGHTS]
+
+
+def run_key(config: Config, shards: ShardSet, start: ModelVersion | None = None) -> str:
+    """The identity of a training run: a hash of all that affects its result, and nothing else (16 hex characters).
+
+    `start`: the model whose weights it begins with.
+    """
     stage = narrowed(TrainConfig, config.train)
     stage["precision"] = _precision(config.train)
     parts = [FORMAT_VERSION, shards.digest, stage, to_plain(config.model), to_plain(config.diffusion)]
+    if start is not None:
+        parts.append(start.tags[SHA256_TAG])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -71,7 +105,7 @@ def finished(config: Config, environment: Environment, shards: ShardSet) -> Mode
     tracker = Tracker(environment)
     if tracker.is_empty:
         return None
-    found = tracker.finished(config.name, "train", run_key(config, shards))
+    found = tracker.finished(config.name, "train", run_key(config, shards, start_of(config, tracker)))
     return None if found is None else model_version(tracker, f"{config.name}/{found.tags[VERSION_TAG]}")
 
 
@@ -83,20 +117,26 @@ def run(config: Config, environment: Environment, shards: ShardSet, fresh: bool 
     check_storage(environment)
     unet = config.unet(shards.image_size, shards.channels, len(shards.classes))
     EpochOrder([tar.num_samples for tar in shards.split("train")], config.train, epoch=0)  # raises for too few samples
-    run_id_key = run_key(config, shards)
+    start = start_of(config, Tracker(environment))
+    run_id_key = run_key(config, shards, start)
     with locked(environment, f"train-{run_id_key}"):
         if not fresh and (model := finished(config, environment, shards)) is not None:
             say(f"train: reused {model.uri}")
             return model
         tracker, folder = Tracker(environment), environment.training(run_id_key)
+        begun = None if start is None else start_weights(start, config, shards)
         if fresh:
             environment.folder.delete(f"train/{run_id_key}")
+        if begun is not None:
+            folder.write(START, begun)
         folder.write_json("config.json", to_plain(config))
-        run_id = tracker.start(config.name, "train", run_id_key, _tags(config, shards), _flat(to_plain(config)))
+        run_id = tracker.start(config.name, "train", run_id_key, _tags(config, shards, start), _flat(to_plain(config)))
         tracker.log_dataset(run_id, config.name, shards.digest, shards.folder.uri)
         with tracker.ending(run_id):
             stage = replace(config.train, precision=_precision(config.train))  # the workers' CPUs may differ from ours
-            spec = TrainingSpec(stage, unet, config.diffusion, shards.folder.uri, folder.uri, launch=run_id)
+            spec = TrainingSpec(
+                stage, unet, config.diffusion, shards.folder.uri, folder.uri, run_id, START if begun else ""
+            )
             checkpoint = _last_checkpoint(spec, environment, folder, tracker)
             model = _register(config, shards, unet, checkpoint, tracker, run_id)
     return model
@@ -140,7 +180,7 @@ def _register(
     if not shards.classes:
         sampler["guidance"] = 1.0  # there is nothing to guide to
     model = Model(unet, Diffusion(config.diffusion), shards.classes, config.model.chunk, sampler)
-    tags = {DIGEST_TAG: shards.digest, URI_TAG: shards.folder.uri}
+    tags = {DIGEST_TAG: shards.digest, URI_TAG: shards.folder.uri, NUM_TAG: str(sum(shards.counts.values()))}
     version = register(tracker, run_id, config.name, model, tags)
     tracker.tag(run_id, {VERSION_TAG: version.version})
     return version
@@ -153,7 +193,7 @@ def register(tracker: Tracker, run_id: str, name: str, model: Model, tags: dict[
     """
     files: dict[str, bytes] = {}
     save_model(files.__setitem__, model)
-    tags = {**tags, "ddpm.weights_sha256": hashlib.sha256(files["model.safetensors"]).hexdigest()}
+    tags = {**tags, SHA256_TAG: hashlib.sha256(files["model.safetensors"]).hexdigest()}
     theirs: dict[str, bytes] = {}
     with suppress(ValueError):
         export_diffusers(theirs.__setitem__, model)
@@ -165,11 +205,13 @@ def register(tracker: Tracker, run_id: str, name: str, model: Model, tags: dict[
     return version
 
 
-def _tags(config: Config, shards: ShardSet) -> dict[str, str]:
+def _tags(config: Config, shards: ShardSet, start: ModelVersion | None) -> dict[str, str]:
     """What is worth knowing of a run and not part of its identity."""
     repository = Path(__file__).parent.parent
     git = subprocess.run(["git", "-C", repository, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    began = {} if start is None else {START_TAG: start.uri, "ddpm.start_weights_sha256": start.tags[SHA256_TAG]}
     return {
+        **began,
         DIGEST_TAG: shards.digest,
         "ddpm.num_workers": str(config.train.num_workers),
         GIT_TAG: git.stdout.strip() or "unknown",

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from diffusion.checkpoint import load_weights, read_tensors
 from diffusion.data.loader import Prefetch, SampleReader, batches, keys_of_step
 from diffusion.data.shard_set import open_shard_set
 from diffusion.files import Folder
@@ -59,7 +60,7 @@ def _train(spec: TrainingSpec, run: Folder, reports: Queue) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(stage.cpus_per_worker)))
-    unet, diffusion = _network(spec, device), Diffusion(spec.diffusion)
+    unet, diffusion = _network(spec, run, device), Diffusion(spec.diffusion)
     wrap = partial(_wrapped, stage, device)
     training = Training(unet, diffusion, stage, rank, num_workers, wrap, stage.micro_batch)
     if (checkpoint := patiently(partial(newest_checkpoint, run))) is not None:
@@ -78,10 +79,13 @@ def _train(spec: TrainingSpec, run: Folder, reports: Queue) -> None:
                 raise ValueError(_explained(err, spec, training, reader, run, recorder)) from err
 
 
-def _network(spec: TrainingSpec, device: torch.device) -> UNet:
-    """The network at its random start, the same on every worker, made ready for the hardware."""
+def _network(spec: TrainingSpec, run: Folder, device: torch.device) -> UNet:
+    """The network at its start, given or random, the same on every worker, made ready for the hardware."""
     torch.manual_seed(key(spec.stage.seed, "init") % 2**63)
-    unet = UNet(spec.unet).to(device)
+    unet = UNet(spec.unet)
+    if spec.start:
+        load_weights(unet, read_tensors(patiently(partial(run.read, spec.start)), f"{run.uri}/{spec.start}"))
+    unet.to(device)
     unet.checkpointing = spec.stage.gradient_checkpointing
     if device.type == "cuda":
         unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -40,5 +40,7 @@ class TrainingSpec:
     """of the folder of checkpoints"""
     launch: str
     """names the driver's call, whatever number of attempts Ray makes in it"""
+    start: str = ""
+    """file in that folder with the weights to begin with; empty: random ones"""
     launched: float = field(default_factory=time.time)
     """when that was, in seconds since 1970"""

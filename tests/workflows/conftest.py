@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from postgres import open_postgres
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +50,10 @@ def model_files(client):
     version = client.get_model_version_by_alias("smoke", "champion")
     logged = client.get_logged_model(version.source.removeprefix("models:/"))
     return Path(logged.artifact_location.removeprefix("file://"))
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A real server, of which `make_database(NAME)` gives the URI of a new database."""
+    with open_postgres() as server:
+        yield server

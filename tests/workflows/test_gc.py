@@ -14,10 +14,10 @@ from mlflow import MlflowClient
 from moved_storage import moved
 
 from diffusion.files import Folder
-from workflows import gc
+from workflows import gc, promotion
 from workflows.reachable import Thing, unreachable
 from workflows.storage import Environment, locked
-from workflows.tracking import Tracker, stored_runs
+from workflows.tracking import Tracker, model_version, stored_runs
 
 NAMES = st.sampled_from("abcdefgh")
 SETS = st.frozensets(NAMES, max_size=3)
@@ -118,6 +118,20 @@ def run_of_all(environment, stage):
     """The run of a stage, deleted or not."""
     (run,) = [run for run in stored_runs(Tracker(environment)) if run.tracked.tags["ddpm.stage"] == stage]
     return run
+
+
+@pytest.mark.ray
+def test_the_champion_before_is_kept_for_a_rollback_and_the_one_before_that_is_not(copy):
+    environment, client = copy
+    tracker, first = Tracker(environment), model_version(Tracker(environment), "smoke/1")
+    for _ in range(2):
+        made = client.create_model_version("smoke", "/nowhere", run_id=first.run_id, tags=first.tags)
+        promotion.promote(tracker, model_version(tracker, f"smoke/{made.version}"), "by hand")
+    forget(client, "candidate")
+    garbage = found(collect(environment, delete=True).garbage)
+
+    assert garbage & {f"models:/smoke/{number}" for number in "123"} == {"models:/smoke/1"}
+    assert promotion.rollback(tracker, "smoke", "").version == "2"
 
 
 @pytest.mark.ray

@@ -7,6 +7,7 @@ from diffusion.files import Folder
 from diffusion.process import DiffusionConfig
 from workflows.config import Config, ModelConfig, SampleStage, ShardStage, TrainStage
 from workflows.fit_on_ray import check_room
+from workflows.tracking import ModelVersion
 from workflows.train import run_key
 
 CONFIG = Config(name="x")
@@ -54,6 +55,18 @@ def test_what_does_not_affect_the_weights_is_not_part_of_a_runs_identity(parts):
 )
 def test_what_affects_the_model_is(parts):
     assert changed(**parts) != run_key(CONFIG, shards())
+
+
+def test_the_weights_that_it_begins_with_are_part_of_it_and_not_what_they_are_called():
+    starts = [
+        ModelVersion(name, number, "", {"ddpm.weights_sha256": sha256}, "")
+        for name, number, sha256 in [("x", "1", "aa"), ("y", "2", "aa"), ("x", "3", "bb")]
+    ]
+    keys = [run_key(CONFIG, shards(), start) for start in (None, *starts)]
+
+    assert changed(train=TrainStage(init_from="x/1")) == keys[0]
+    assert keys[1] == keys[2]
+    assert len(set(keys)) == 3
 
 
 def test_other_data_is_another_run():

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 API = "ray.io/v1"
 MAX_JOB_NAME = 47
 """KubeRay's own limit"""
-HEAD_URL = "http://127.0.0.1:8265"
 GRACE_S = 120
 """for a worker that is told to go: Ray drains for 30 s, then its training writes a checkpoint"""
 IDLE_S = 300
@@ -26,7 +25,6 @@ ROOM_S = 1200
 """for a node to be bought, started and to have the image"""
 KEPT_S = 3600
 """a finished job, to be looked at"""
-MANY_STAGES = ("run", "retrain")
 
 
 def ray_cluster(site: Site, name: str = "ddpm") -> dict[str, Any]:
@@ -58,8 +56,6 @@ def ray_job(site: Site, name: str, words: Sequence[str]) -> dict[str, Any]:
 def entrypoint(words: Sequence[str]) -> str:
     """The command line, for the head's shell; the storage is that of the settings unless the words name one."""
     line = shlex.join(["ddpm", *words])
-    if words[0] in MANY_STAGES and not given(words, "--address"):
-        line += f" --address {HEAD_URL}"  # single stages find the cluster that they run on by themselves
     return line if given(words, "--storage") else f"{line} {STORAGE}"
 
 

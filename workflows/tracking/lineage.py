@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .registry import versions_of_run
-from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, STAGE_TAG, TRAINING_TAG, URI_TAG
+from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, OUTCOME_TAG, STAGE_TAG, START_TAG, TRAINING_TAG, URI_TAG
 
 if TYPE_CHECKING:
     from .registry import ModelVersion
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 DATA, MODEL = "data", "model"
 MAKERS = ("shard", "train")
-DRAWN = ("sample", "restore")
+DRAWN = ("sample", "restore", "retrain")
+"""stages of runs that a model was used in"""
+SHOWN_TAGS = {START_TAG: "from {}", OUTCOME_TAG: "{}", GIT_TAG: "git {:.10}"}
 SHOWN_PARAMS = ("num", "seed", "sampler", "steps", "guidance", "train.steps", "train.num_workers")
 
 
@@ -23,7 +25,7 @@ class Node:
     """A thing, and what came of it."""
 
     kind: str
-    """data, shard, train, model, sample, restore or picture"""
+    """data, shard, train, model, sample, restore, retrain or picture"""
     id: str
     """digest, run id, models:/NAME/VERSION, or RUN/KEY"""
     detail: str = ""
@@ -66,5 +68,5 @@ def _models(tracker: Tracker, run: TrackedRun, drawn: list[TrackedRun]) -> list[
 def _detail(run: TrackedRun) -> str:
     """The few words that tell a run from its siblings."""
     said = [f"{name.removeprefix('train.')} {run.params[name]}" for name in SHOWN_PARAMS if run.params.get(name)]
-    git = run.tags.get(GIT_TAG, "")
-    return ", ".join([run.status, *said, *([f"git {git[:10]}"] if git else [])])
+    said += [words.format(run.tags[tag]) for tag, words in SHOWN_TAGS.items() if run.tags.get(tag)]
+    return ", ".join([run.status, *said])

@@ -123,9 +123,37 @@ def describe(tracker: Tracker, model: ModelVersion, card: str, grid: bytes = b""
 
 def set_alias(tracker: Tracker, model: ModelVersion, alias: str, tags: dict[str, str]) -> None:
     """Point an alias at a version, and write why in the version's tags."""
+    tag_version(tracker, model, tags)
+    tracker.client.set_registered_model_alias(model.name, alias, model.version)
+
+
+def model_tags(tracker: Tracker, name: str) -> dict[str, str]:
+    """Tags of a registered model as a whole. Raises ValueError, listing what exists, if there is none."""
+    if tracker.is_empty:
+        raise ValueError(f"there is no model {name}: nothing has been tracked in {tracker.uri} yet")
+    try:
+        return dict(tracker.client.get_registered_model(name).tags)
+    except MlflowException:
+        raise ValueError(f"there is no model {name} in {tracker.uri}; {_known(tracker, name)}") from None
+
+
+def tag_model(tracker: Tracker, name: str, tag: tuple[str, str]) -> None:
+    """Set a tag, name and value, of a registered model as a whole."""
+    tracker.client.set_registered_model_tag(name, *tag)
+
+
+def tag_version(tracker: Tracker, model: ModelVersion, tags: dict[str, str]) -> None:
+    """Set tags of a version."""
     for name, value in tags.items():
         tracker.client.set_model_version_tag(model.name, model.version, name, value)
-    tracker.client.set_registered_model_alias(model.name, alias, model.version)
+
+
+def find_version(tracker: Tracker, name: str, number: str) -> ModelVersion | None:
+    """The version of this number, unless it was deleted."""
+    try:
+        return version_of(tracker.client.get_model_version(name, number))
+    except MlflowException:
+        return None
 
 
 def model_version(tracker: Tracker, uri: str) -> ModelVersion:

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 KEY_TAG, STAGE_TAG = "ddpm.key", "ddpm.stage"
 DIGEST_TAG, URI_TAG, MODEL_TAG = "ddpm.dataset_digest", "ddpm.dataset_uri", "ddpm.model"
 TRAINING_TAG = "ddpm.training_run"
+START_TAG = "ddpm.start_model"
+"""the model whose weights a training began with"""
+OUTCOME_TAG = "ddpm.outcome"
+"""of a retraining, or of its candidate: promoted, refused or skipped"""
+REASONS_TAG = "ddpm.reasons"
+"""for it, a list in JSON"""
 FEATURES_OF_TAG = "ddpm.features_of"
 """the key that features of what a run measured are kept under"""
 GIT_TAG = "mlflow.source.git.commit"
@@ -120,6 +126,14 @@ class Tracker:
         found = self.client.get_experiment_by_name(experiment)
         where = f"tags.`{STAGE_TAG}` = '{stage}' AND attributes.status = 'FINISHED'"
         runs = [] if found is None else self._search(found.experiment_id, where)
+        return tracked(runs[0]) if runs else None
+
+    def newest(self, experiment: str, stage: str) -> TrackedRun | None:
+        """The newest run of this stage, however it ended, or has not."""
+        if self.is_empty:
+            return None
+        found = self.client.get_experiment_by_name(experiment)
+        runs = [] if found is None else self._search(found.experiment_id, f"tags.`{STAGE_TAG}` = '{stage}'")
         return tracked(runs[0]) if runs else None
 
     def tagged(self, tag: str, value: str) -> list[TrackedRun]:
