@@ -31,7 +31,7 @@ def dockerfile_problems(text: str, name: str) -> Iterator[Problem]:
     final = {word: words for _, word, words in instructions[last:]}
     if final.get("USER", "").partition(":")[0] in ROOT or not final["USER"].partition(":")[0].isdecimal():
         yield Problem(name, "USER", "the last stage must run as a user that is not root, by its number")
-    if "HEALTHCHECK" not in final:
+    if final.get("HEALTHCHECK", "NONE").upper() == "NONE":
         yield Problem(name, "HEALTHCHECK", "the last stage must have one")
 
 

@@ -144,6 +144,7 @@ def test_the_pod_gets_its_tick_from_kubernetes_and_is_given_up_for_a_failed_job_
 
     assert yaml.safe_dump(container["env"]).count("batch.kubernetes.io/job-name") == 1
     assert job["podFailurePolicy"]["rules"] == [
-        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [FAILED]}}
+        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [FAILED]}},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},  # a drained node
     ]
     assert TRY_AGAIN != FAILED

@@ -14,7 +14,8 @@ RAY = {"podSelector": {"matchLabels": {"ray.io/is-ray-node": "yes"}}}
 """all pods of Ray clusters in the namespace: KubeRay labels them"""
 CLIENTS = {"podSelector": {"matchLabels": {CLIENT_LABEL: "true"}}}
 ANYWHERE_BUT_METADATA = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}}
-"""the cloud's metadata service would hand out the node's own credentials"""
+"""The cloud's metadata service would hand out the node's own credentials. To some plugins this is the world outside
+alone: pods that are meant are named beside it."""
 METRICS = (8080, 44217, 44227)
 """of every Ray pod; of the head's autoscaler; of its dashboard"""
 
@@ -38,7 +39,7 @@ def policies(site: Site) -> list[dict[str, Any]]:
             "ray-nodes",
             RAY["podSelector"],
             ingress=[_from([RAY]), _from([everything_in(site.monitoring)], *METRICS)],
-            egress=[_to([ANYWHERE_BUT_METADATA]), _dns()],
+            egress=[_to([RAY, app("mlflow"), app("object-store"), ANYWHERE_BUT_METADATA]), _dns()],
         ),
         _policy(
             site,

@@ -106,7 +106,10 @@ def _job(site: Site, name: str) -> dict[str, Any]:
     return {
         "backoffLimit": 6,
         "podFailurePolicy": {
-            "rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [FAILED]}}],
+            "rules": [
+                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [FAILED]}},
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            ],
         },
         "template": {
             "spec": {
