@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,13 +89,6 @@ def _attach_or_submit(client: JobSubmissionClient, key: str, argv: Sequence[str]
         runtime_env=runtime_env if local else {**runtime_env, "py_modules": packages},
     )
     return job_id
-
-
-def live_job(client: JobSubmissionClient, key: str) -> str:
-    """The id of the job of this key that is not over; "" if there is none."""
-    known = {job.submission_id: job.status for job in client.list_jobs()}
-    numbers = takewhile(lambda number: f"{key}-a{number}" in known, count(1))
-    return next((f"{key}-a{number}" for number in numbers if not known[f"{key}-a{number}"].is_terminal()), "")
 
 
 def _wait(client: JobSubmissionClient, job_id: str) -> JobStatus:
