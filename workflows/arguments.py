@@ -52,47 +52,6 @@ class RunArgs(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrainArgs(Common):
-    """Add what is new to the data, train on it, and promote the model or say why not."""
-
-    config: Annotated[Config, Flat]
-    """without a preset or --config, the settings are those that the data and the champion were made with where no flag
-    is given"""
-    chosen: Annotated[bool, tyro.conf.Suppress] = True
-    """whether there was a preset or a file"""
-    named: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
-    """the settings that flags named, such as train.steps"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromoteArgs(Common):
-    """Make a version of a model its champion."""
-
-    model: Positional[str]
-    """NAME/VERSION or NAME@alias"""
-    why: str = "by hand"
-    """for the history"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RollbackArgs(Common):
-    """Make the champion before the present one champion again."""
-
-    name: Positional[str]
-    """of the model"""
-    why: str = "by hand"
-    """for the history"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChampionsArgs(Common):
-    """Say who was champion of a model when, and why."""
-
-    name: Positional[str]
-    """of the model"""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ShardArgs(Common):
     """Turn images into a verified shard set."""
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .arguments import Common
-    from .commands import Command
+    from .command import Command
 
 DONE, FAILED, WRONG_CALL = 0, 1, 2
 
@@ -69,6 +69,7 @@ def dispatch(words: list[str]) -> int:
 
 def understood(words: list[str]) -> tuple[Command, Common]:
     """A command line's command and flags. Raises ValueError for one that cannot be understood."""
+    from .arguments import WrapsArgs
     from .commands import COMMANDS
     from .parsing import parse
 
@@ -77,7 +78,10 @@ def understood(words: list[str]) -> tuple[Command, Common]:
     if name not in COMMANDS:
         raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}")
     command = COMMANDS[name]
-    return command, parse(name, command.args, command.start, words[len(name.split()) :])
+    args = parse(name, command.args, command.start, words[len(name.split()) :])
+    if isinstance(args, WrapsArgs):
+        understood(list(args.command))
+    return command, args
 
 
 def _help() -> str:

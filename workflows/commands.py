@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .arguments import (
     AverageArgs,
-    ChampionsArgs,
-    Common,
     ConfigArgs,
     EvaluateArgs,
     GcArgs,
     IndexArgs,
     LineageArgs,
-    PromoteArgs,
     PullModelArgs,
     PullSamplesArgs,
     ReportArgs,
     RestoreArgs,
-    RetrainArgs,
-    RollbackArgs,
     RunArgs,
     SampleArgs,
     ShardArgs,
@@ -30,13 +25,10 @@ from .arguments import (
     UiArgs,
     VerifyArgs,
 )
+from .command import Command
 from .config import Config
 from .config_file import to_plain, to_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .tracking import Tracker
+from .operator_commands import OPERATOR_COMMANDS
 
 
 def run_all(args: RunArgs) -> dict[str, Any]:
@@ -47,48 +39,6 @@ def run_all(args: RunArgs) -> dict[str, Any]:
     result = run.run(args.config, args.where)
     show_run(result, args.where)
     return asdict(result)
-
-
-def retrain(args: RetrainArgs) -> dict[str, Any]:
-    """`ddpm retrain`."""
-    from . import retrain as stage
-    from .saved_config import saved_config, with_named
-    from .summary import show_retrained
-
-    config = args.config
-    if not args.chosen:
-        config = with_named(saved_config(args.where, config.name), config, args.named)
-    return show_retrained(stage.run(config, args.where))
-
-
-def promote(args: PromoteArgs) -> dict[str, Any]:
-    """`ddpm promote`."""
-    from . import promotion
-    from .tracking import Tracker, model_version
-
-    if not {"/", "@"} & set(args.model.removeprefix("models:/")):
-        raise ValueError(f"model must be NAME/VERSION or NAME@alias, got {args.model!r}")
-    tracker = Tracker(args.where)
-    model = model_version(tracker, args.model)
-    promotion.promote(tracker, model, args.why)
-    return _champions(tracker, model.name)
-
-
-def rollback(args: RollbackArgs) -> dict[str, Any]:
-    """`ddpm rollback`."""
-    from . import promotion
-    from .tracking import Tracker
-
-    tracker = Tracker(args.where)
-    promotion.rollback(tracker, args.name, args.why)
-    return _champions(tracker, args.name)
-
-
-def champions(args: ChampionsArgs) -> dict[str, Any]:
-    """`ddpm champions`."""
-    from .tracking import Tracker
-
-    return _champions(Tracker(args.where), args.name)
 
 
 def shard(args: ShardArgs) -> dict[str, Any]:
@@ -230,16 +180,6 @@ def show_config(args: ConfigArgs) -> dict[str, Any]:
     return to_plain(args.config)
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command: its flags (given the config that they start from), and what it does."""
-
-    args: type[Common]
-    start: Callable[[Config], Common] | None
-    """from a preset or --config; None: the command takes neither"""
-    act: Callable[[Any], dict[str, Any]]
-
-
 COMMANDS = {
     "run": Command(RunArgs, lambda c: RunArgs(config=c), run_all),
     "shard": Command(ShardArgs, lambda c: ShardArgs(name=c.name, shard=c.shard), shard),
@@ -256,24 +196,13 @@ COMMANDS = {
     "restore": Command(RestoreArgs, lambda c: RestoreArgs(name=c.name, restore=c.restore), restore),
     "pull model": Command(PullModelArgs, None, pull_model),
     "pull samples": Command(PullSamplesArgs, None, pull_samples),
-    "retrain": Command(RetrainArgs, lambda c: RetrainArgs(config=c), retrain),
-    "promote": Command(PromoteArgs, None, promote),
-    "rollback": Command(RollbackArgs, None, rollback),
-    "champions": Command(ChampionsArgs, None, champions),
     "report": Command(ReportArgs, None, report),
     "lineage": Command(LineageArgs, None, show_lineage),
     "gc": Command(GcArgs, None, collect),
+    **OPERATOR_COMMANDS,
     "ui": Command(UiArgs, None, ui),
     "config": Command(ConfigArgs, lambda c: ConfigArgs(config=c), show_config),
 }
-
-
-def _champions(tracker: Tracker, name: str) -> dict[str, Any]:
-    from .promotion import history
-    from .summary import show_champions
-    from .tracking import champion_of
-
-    return show_champions(name, history(tracker, name), champion_of(tracker, name))
 
 
 def _pulled(result: dict[str, Any]) -> dict[str, Any]:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import logging
 import os
+import platform
 import shlex
 import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from aiohttp import ClientError
+import ray
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import diffusion
+from diffusion.patience import patiently
 
-from .progress import AS_LINES, View, say
+from .credentials import CREDENTIALS_FILE
+from .job_log import Shown, last_word, show_log
+from .progress import AS_LINES, say
 from .storage import JobFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
+
+    from .storage import Environment
 
 for name in (
     "ray.dashboard.modules.job.sdk",
@@ -30,125 +39,205 @@ for name in (
     "ray._private.runtime_env.packaging",
 ):
     logging.getLogger(name).setLevel(logging.WARNING)  # else a line for every socket closed and package sent
+R = TypeVar("R")
 POLL_S = 0.25
-ERROR = "ddpm: error: "
-"""how a command's last line on stderr begins when it fails"""
+AWAY_S = (1, 2, 4, 8, *[15] * 40)
+"""waits between questions to a cluster that does not answer: ten minutes, in which a head may come back"""
+PYTHON = "DDPM_JOB_PYTHON"
+"""environment variable of a job: the interpreter that it was asked to run with, for jobs that it submits itself"""
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A command of ours, as a cluster is asked to run it."""
+
+    key: str
+    """its job is called KEY-a1, or KEY-aN after N-1 that are over"""
+    argv: tuple[str, ...]
+    """`ddpm` and these words"""
+    python: str = "python"
+    """the interpreter there; `python` is whatever its head's PATH says"""
+    packages: tuple[str, ...] = ()
+    """folders that are sent along, as the interpreter there need not have our project"""
+    folder: str = ""
+    """in which it runs; where the cluster was started, if nothing is said"""
+    credentials: str = ""
+    """path of a file there, of lines NAME=VALUE (see `credentials`)"""
+
+    @property
+    def entrypoint(self) -> str:
+        """The shell's line."""
+        command = shlex.join([self.python, "-m", "workflows.cli", *self.argv])
+        return f"cd {shlex.quote(self.folder)} && exec {command}" if self.folder else command
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        """What Ray is to give the job; anybody who may list jobs sees it."""
+        variables = {AS_LINES: "1", "PYTHONUNBUFFERED": "1"}
+        if self.packages:
+            variables[PYTHON] = self.python
+        if self.credentials:
+            variables[CREDENTIALS_FILE] = self.credentials
+        return {"env_vars": variables, **({"py_modules": list(self.packages)} if self.packages else {})}
+
+
+def local_request(key: str, argv: tuple[str, ...]) -> JobRequest:
+    """For a Ray of our own: our own interpreter runs it."""
+    return JobRequest(key, argv, sys.executable)
+
+
+def remote_request(
+    key: str, argv: tuple[str, ...], python: str = "", folder: str = "", credentials: str = ""
+) -> JobRequest:
+    """For a cluster: its interpreter runs it, with our two packages, which are sent along.
+
+    A job that submits another one does it as it was submitted.
+    """
+    packages = tuple(str(Path(module).parent) for module in (str(diffusion.__file__), __file__))
+    known = os.environ.get(CREDENTIALS_FILE, "")
+    return JobRequest(
+        key, argv, python or os.environ.get(PYTHON, "python"), packages, folder, credentials or known
+    )  # fmt: skip
+
+
+def cluster_address(environment: Environment) -> str:
+    """Of the cluster that a command of several stages is for: the given one, or the one whose job it is; "": none."""
+    return environment.address or os.environ.get("RAY_ADDRESS", "")
+
+
+def own_id() -> str:
+    """Of the job that this process is; "" if it is none. Ray tells it to the job in this way only."""
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    found: str = config.get("metadata", {}).get("job_submission_id", "")
+    return found
 
 
 def open_client(address: str) -> JobSubmissionClient:
-    """A client of the cluster's Jobs API. Raises ValueError if nobody answers there."""
+    """A client of the cluster's Jobs API.
+
+    Raises ValueError if nobody answers there, if we may not ask, or if its Ray or Python is another than ours.
+    """
     # Ray would prefer these to the address that it is given.
     aside = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ}
     try:
-        return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as err:
-        raise ValueError(f"no Ray cluster answers at address {address}: {str(err).splitlines()[0]}") from None
+        client = JobSubmissionClient(address)
+        versions = client._do_request("GET", "/api/v0/cluster_metadata").json()["data"]
+    except AuthenticationError:
+        raise ValueError(
+            f"the Ray cluster at {address} wants its token, got none or another: set RAY_AUTH_MODE=token, and "
+            f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        ) from None
+    except (ConnectionError, OSError, RuntimeError, ValueError, LookupError) as err:
+        said = (str(err).splitlines() or [type(err).__name__])[0]
+        raise ValueError(f"no Ray cluster answers at address {address}: {said}") from None
     finally:
         os.environ.update(aside)
+    check_versions(address, versions["rayVersion"], versions["pythonVersion"])
+    return client
 
 
-def run_job(client: JobSubmissionClient, key: str, argv: Sequence[str], local: bool) -> None:
-    """Run `ddpm ARGV` as the job of this key and wait for it, drawing its progress. A live one is attached to.
+def check_versions(address: str, ray_version: str, python_version: str) -> None:
+    """Raises ValueError if a cluster of these cannot work with us: the same Ray, and the same Python but its patch."""
+    ours = f"Ray {ray.__version__} on Python {platform.python_version()}"
+    if ray_version != ray.__version__ or python_version.split(".")[:2] != platform.python_version().split(".")[:2]:
+        raise ValueError(
+            f"the cluster at {address} must have {ours} as this machine has, got Ray {ray_version} on Python "
+            f"{python_version}"
+        )
 
-    On a `local` Ray our own interpreter runs it; else the cluster's, with our two packages sent along.
-    Raises JobFailed with the job's own last word if it does not succeed.
+
+def run_job(client: JobSubmissionClient, request: JobRequest) -> None:
+    """Run a command as a job and wait for it, drawing its progress. A live one of its key is attached to.
+
+    Raises JobFailed with the job's own last word if it does not succeed, or if the cluster is away for ten minutes.
     """
-    job_id = _attach_or_submit(client, key, argv, local)
+    job_id, _ = attach_or_submit(client, request)
     say(f"Ray job {job_id}")
-    shown = _Shown()
-    threading.Thread(target=_follow, args=(client, job_id, shown), name="job-log", daemon=True).start()
+    try:
+        follow(client, job_id)
+    except KeyboardInterrupt:
+        if not request.packages:  # that Ray ends with us, and the job with it: this way it can say so in MLflow
+            with suppress(RuntimeError, OSError):
+                stop(client, job_id)
+        raise
+
+
+def attach_or_submit(client: JobSubmissionClient, request: JobRequest) -> tuple[str, bool]:
+    """The job of a request, and whether it was there: KEY-a1, or the live attempt, or the one after the last."""
+    while True:
+        attempts = attempts_of(client, request.key)
+        if live := live_in(attempts):
+            say(f"attached to job {live}, which is already running")
+            return live, True
+        try:
+            job_id: str = client.submit_job(
+                submission_id=f"{request.key}-a{len(attempts) + 1}",
+                entrypoint=request.entrypoint,
+                runtime_env=request.runtime_env,
+            )
+        except RuntimeError as err:
+            if "already exists" not in str(err):  # somebody else submitted the same between the two questions
+                raise
+        else:
+            return job_id, False
+
+
+def follow(client: JobSubmissionClient, job_id: str) -> str:
+    """Draw a job's progress until it is over; its whole log.
+
+    Raises JobFailed with the job's own last word if it does not succeed, or if the cluster is away for ten minutes.
+    """
+    shown = Shown()
+    threading.Thread(target=show_log, args=(client, job_id, shown), name="job-log", daemon=True).start()
     try:
         status = _wait(client, job_id)
-        log: str = client.get_job_logs(job_id)
+        log: str = _asked(lambda: client.get_job_logs(job_id), job_id)
         shown.up_to(log)
-    except KeyboardInterrupt:
-        if local:  # that Ray ends with us, and the job with it: this way it can say so in MLflow
-            _stop(client, job_id)
-        raise
     finally:
         shown.close()
     if status is not JobStatus.SUCCEEDED:
-        raise JobFailed(_last_word(log, job_id, status))
+        raise JobFailed(last_word(log, job_id, status))
+    return log
 
 
-def _attach_or_submit(client: JobSubmissionClient, key: str, argv: Sequence[str], local: bool) -> str:
-    """KEY-a1, or the live attempt, or the one after the last."""
+def stop(client: JobSubmissionClient, job_id: str) -> JobStatus:
+    """SIGTERM to a job, which Ray kills after 3 s; what it came to."""
+    client.stop_job(job_id)
+    return _wait(client, job_id)
+
+
+def attempts_of(client: JobSubmissionClient, key: str) -> dict[str, JobStatus]:
+    """What has become of the jobs of a key, by id: KEY-a1, KEY-a2, …"""
     known = {job.submission_id: job.status for job in client.list_jobs()}
-    attempt = 1
-    while (status := known.get(f"{key}-a{attempt}")) is not None:
-        if not status.is_terminal():
-            say(f"attached to job {key}-a{attempt}, which is already running")
-            return f"{key}-a{attempt}"
-        attempt += 1
-    python = sys.executable if local else "python"
-    packages = [str(Path(module).parent) for module in (str(diffusion.__file__), __file__)]
-    runtime_env = {"env_vars": {AS_LINES: "1", "PYTHONUNBUFFERED": "1"}}
-    job_id: str = client.submit_job(
-        submission_id=f"{key}-a{attempt}",
-        entrypoint=shlex.join([python, "-m", "workflows.cli", *argv]),
-        runtime_env=runtime_env if local else {**runtime_env, "py_modules": packages},
-    )
-    return job_id
+    names = takewhile(known.__contains__, (f"{key}-a{number}" for number in count(1)))
+    return {name: known[name] for name in names}
+
+
+def live_in(attempts: dict[str, JobStatus]) -> str:
+    """The id of the one that is not over; "" if there is none."""
+    return next((name for name, status in attempts.items() if not status.is_terminal()), "")
 
 
 def _wait(client: JobSubmissionClient, job_id: str) -> JobStatus:
-    while not (status := client.get_job_status(job_id)).is_terminal():
+    while not (status := _asked(lambda: client.get_job_status(job_id), job_id)).is_terminal():
         time.sleep(POLL_S)
     return status
 
 
-def _stop(client: JobSubmissionClient, job_id: str) -> None:
-    """SIGTERM to a job; Ray kills it after 3 s."""
-    with suppress(RuntimeError, OSError):
-        client.stop_job(job_id)
-        _wait(client, job_id)
+def _asked(ask: Callable[[], R], job_id: str) -> R:
+    """A cluster's answer; a connection that is lost says nothing about the job."""
 
+    def once() -> R:
+        try:
+            return ask()
+        except RuntimeError as err:
+            if "status code 5" in str(err):  # a proxy before a head that is away
+                raise OSError(str(err)) from None
+            raise
 
-class _Shown:
-    """What the user has seen of a job's log: its progress as bars, and what it says."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._view = View()
-        self._length = 0
-        self.over = False
-
-    def close(self) -> None:
-        """Show no more, and leave the cursor below the bars."""
-        with self._lock:
-            self.over = True
-            self._view.close()
-
-    def up_to(self, log: str) -> None:
-        """Show the whole lines of a log, given from its beginning, that were not shown yet."""
-        with self._lock:
-            if self.over:
-                return
-            end = log.rfind("\n") + 1
-            for line in log[self._length : end].splitlines():
-                if not self._view.feed(line) and line.startswith("ddpm: ") and not line.startswith(ERROR):
-                    say(line.removeprefix("ddpm: "))
-            self._length = max(self._length, end)
-
-
-def _follow(client: JobSubmissionClient, job_id: str, shown: _Shown) -> None:
-    """Show the log as it comes. That the stream ends says nothing about the job: it is read anew until that is over."""
-
-    async def read() -> None:
-        log = ""
-        async for chunk in client.tail_job_logs(job_id):
-            log += chunk
-            shown.up_to(log)
-
-    while not shown.over:
-        with suppress(RuntimeError, OSError, ClientError):
-            asyncio.run(read())
-        time.sleep(1)
-
-
-def _last_word(log: str, job_id: str, status: JobStatus) -> str:
-    """What the job said of its failure; the end of its log if it could not say anything."""
-    errors = [line.removeprefix(ERROR) for line in log.splitlines() if line.startswith(ERROR)]
-    if errors:
-        return errors[-1]
-    return f"job {job_id} ended as {status.value}; the end of its log:\n" + "\n".join(log.splitlines()[-20:])
+    try:
+        return patiently(once, AWAY_S)
+    except OSError as err:
+        raise JobFailed(
+            f"the cluster does not answer any more; job {job_id} may still run (ddpm jobs status {job_id}): {err}"
+        ) from None

@@ -13,8 +13,9 @@ import tyro
 
 from diffusion.sampling import SamplerConfig
 
-from .arguments import Common, ConfigArgs, RetrainArgs, RunArgs, SampleArgs, ShardArgs, WrapsArgs
+from .arguments import Common, ConfigArgs, RunArgs, SampleArgs, ShardArgs, WrapsArgs
 from .config_file import read_config
+from .operator_arguments import RetrainArgs
 from .presets import DEFAULT_PRESET, preset
 
 if TYPE_CHECKING:

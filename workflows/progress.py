@@ -76,6 +76,9 @@ class View:
         """Take in a line of the log; whether it was one of progress."""
         if not line.startswith(MARK):
             return False
+        if os.environ.get(AS_LINES):  # for whoever reads our own log
+            print(line, flush=True)
+            return True
         title, total, unit, first, done, note = json.loads(line.removeprefix(MARK))
         if title not in self._bars:
             self.close()  # one after the other: the last one stays as it is, above

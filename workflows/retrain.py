@@ -19,7 +19,7 @@ from . import report, train
 from .config import EvaluateStage, GateConfig, JudgeConfig, Workers
 from .config_file import to_plain
 from .gate import Decision, decide
-from .jobs import live_job, open_client, run_job
+from .jobs import attempts_of, cluster_address, live_in, open_client, own_id, remote_request, run_job
 from .progress import say
 from .promotion import PROMOTED, REFUSED, carry_out, history
 from .run import Stages, drawable
@@ -67,30 +67,31 @@ class Retrained:
 def run(config: Config, environment: Environment) -> Retrained:
     """Refresh the data, train, compare with the champion, and promote or refuse.
 
-    Where a Jobs API is given (http://HEAD:8265), all of it is a job there. Raises ValueError if there is no data yet,
+    On a cluster, all of it is a job called after the model. Raises ValueError if there is no data yet,
     JobFailed where a stage fails.
     """
     check_server(environment)
     check_storage(environment)
-    if environment.address.startswith("http"):
-        return _on_cluster(config, environment)
+    cluster, key = cluster_address(environment), f"{STAGE}-{config.name}"
+    if cluster and not own_id().startswith(f"{key}-a"):
+        return _on_cluster(config, environment, cluster, key)
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(environment, f"{STAGE}-{config.name}", wait_s=0))
+            stack.enter_context(locked(environment, key, wait_s=0))
         except JobFailed as err:
             return _busy(str(err))
         return _retrain(config, environment)
 
 
-def _on_cluster(config: Config, environment: Environment) -> Retrained:
+def _on_cluster(config: Config, environment: Environment, address: str, key: str) -> Retrained:
     """The id of the job is the lock: there is one job of this name at a time."""
-    client, key = open_client(environment.address), f"{STAGE}-{config.name}"
-    if live := live_job(client, key):
-        return _busy(f"job {live} at {environment.address} is at work on it")
+    client = open_client(address)
+    if live := live_in(attempts_of(client, key)):
+        return _busy(f"job {live} at {address} is at work on it")
     folder = environment.folder / "configs"
     folder.write_json(f"{key}.json", to_plain(config))
     places = ["--storage", environment.folder.uri, "--tracking-uri", environment.mlflow_uri]
-    run_job(client, key, [STAGE, "--config", (folder / f"{key}.json").uri, *places], local=False)
+    run_job(client, remote_request(key, (STAGE, "--config", (folder / f"{key}.json").uri, *places)))
     done = Tracker(environment).newest(config.name, STAGE)
     if done is None:
         raise JobFailed(f"the {STAGE} job succeeded, but its run is not in {environment.mlflow_uri}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -12,7 +11,7 @@ from diffusion.data.sources import check_source
 from . import evaluate, sample, shard, train
 from .config_file import to_plain
 from .gate import Decision, decide
-from .jobs import open_client, run_job
+from .jobs import cluster_address, local_request, open_client, remote_request, run_job
 from .local_ray import start_local_ray
 from .progress import say
 from .promotion import carry_out
@@ -112,7 +111,7 @@ class Stages:
     def __init__(self, config: Config, environment: Environment) -> None:
         self.config, self.environment = config, environment
         self.reused: list[str] = []
-        self._cluster = environment.address or os.environ.get("RAY_ADDRESS", "")  # as a job of a cluster has it
+        self._cluster = cluster_address(environment)
         self._local_address = ""
         self._client: JobSubmissionClient | None = None
 
@@ -155,8 +154,9 @@ class Stages:
             self.reused.append(stage)
             return found
         client = self._connect()
-        argv = [stage, *(self._config(stage, key) if told else []), *words, *self._places()]
-        run_job(client, f"{stage}-{key}", argv, local=not self._cluster)
+        argv = (stage, *(self._config(stage, key) if told else ()), *words, *self._places())
+        ask = remote_request if self._cluster else local_request
+        run_job(client, ask(f"{stage}-{key}", argv))
         if (made := find()) is None:
             raise JobFailed(f"the {stage} job succeeded, but its result is not in {self.environment.storage}")
         return made

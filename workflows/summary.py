@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -180,3 +181,34 @@ def show(rows: dict[str, str]) -> None:
     width = max(map(len, rows)) + 2
     for name, value in rows.items():
         print(f"{name:<{width}}" + value.replace("\n", "\n" + " " * width), file=sys.stderr)
+
+
+def show_jobs(jobs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The jobs of a cluster, a line each."""
+    columns = [[job["job"], job["status"], _since(job["started"]), _lasted(job["seconds"])] for job in jobs]
+    rows = [[*row, job["command"]] for row, job in zip(columns, jobs, strict=True)]
+    for row in _columns(rows) if rows else ["no jobs"]:
+        print(row, file=sys.stderr)
+    return {"jobs": jobs}
+
+
+def show_job(job: dict[str, Any]) -> dict[str, Any]:
+    """One job of a cluster."""
+    started, seconds = job["started"], job["seconds"]
+    show({
+        "job": job["job"],
+        "status": job["status"],
+        "command": job["command"],
+        "started": _since(started),
+        "lasted": _lasted(seconds),
+        "message": job["message"] or "",
+    })  # fmt: skip
+    return job
+
+
+def _since(started: float | None) -> str:
+    return "" if started is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(started))
+
+
+def _lasted(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.0f} s"

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -30,7 +31,8 @@ def trained(tmp_path_factory, cluster):
     subprocess.run(run, check=True)
     one = finish(start(sample_command(storage, cluster, 1)))
     shutil.move(one["samples"], storage / "one")
-    return storage, open_shard_set(Folder(storage / "one"))
+    shutil.rmtree(storage / "features")
+    return storage, open_shard_set(Folder(storage / "one")), storage / "samples" / Path(one["samples"]).name
 
 
 def sample_command(storage, cluster, num_workers):
@@ -56,24 +58,18 @@ def drawing():
     return [process for process in found if "ray::_numbered" in " ".join(process.info["cmdline"] or [])]
 
 
-def folder_of(storage):
-    """Of the run under way or over: all others have been moved away."""
-    return max((storage / "samples").iterdir(), key=lambda folder: folder.stat().st_mtime)
-
-
-def parts_in(storage):
-    return sorted(folder_of(storage).glob("plan/shard-*.json"))
+def parts_in(folder):
+    return sorted(folder.glob("plan/shard-*.json"))
 
 
 @pytest.fixture
-def storage(trained, tmp_path):
-    """The same, without the samples; MLflow's runs stay, so that what is finished is known but not there."""
-    place, _ = trained
-    yield place
-    for folder in (place / "samples").iterdir():
-        if folder.stat().st_mtime > place.stat().st_mtime:
-            shutil.move(folder, tmp_path / folder.name)
-    shutil.rmtree(place / "features", ignore_errors=True)
+def folder(trained):
+    """Where the samples go; MLflow knows of a run that made them, but they are gone."""
+    _, one, folder = trained
+    yield folder
+    assert len(parts_in(folder)) == len(one.tars)
+    shutil.rmtree(folder)
+    shutil.rmtree(folder.parent.parent / "features")
 
 
 def check_same(samples, one):
@@ -83,32 +79,35 @@ def check_same(samples, one):
     assert [tar.sha256 for tar in found.tars] == [tar.sha256 for tar in one.tars]
 
 
-def test_three_workers_of_whom_one_is_killed_draw_what_one_draws(trained, storage, cluster):
+def test_three_workers_of_whom_one_is_killed_draw_what_one_draws(trained, folder, cluster):
+    storage, one, _ = trained
     process = start(sample_command(storage, cluster, 3))
-    wait_for(lambda: len(parts_in(storage)) >= 2, process)
+    wait_for(lambda: len(parts_in(folder)) >= 2, process)
     wait_for(drawing, process)[0].kill()
     done = finish(process)
 
-    check_same(done["samples"], trained[1])
+    check_same(done["samples"], one)
 
 
-def test_a_driver_that_is_killed_goes_on_with_what_is_missing(trained, storage, cluster):
+def test_a_driver_that_is_killed_goes_on_with_what_is_missing(trained, folder, cluster):
+    storage, one, _ = trained
     process = start(sample_command(storage, cluster, 2))
-    wait_for(lambda: len(parts_in(storage)) >= 3, process)
+    wait_for(lambda: len(parts_in(folder)) >= 3, process)
     process.kill()
     process.communicate()
     time.sleep(3)  # Ray ends its tasks
-    before = {part: part.stat().st_mtime_ns for part in parts_in(storage)}
+    before = {part: part.stat().st_mtime_ns for part in parts_in(folder)}
 
-    assert 3 <= len(before) < 16 + 1
-    assert not (folder_of(storage) / DATASET).exists()
+    assert 3 <= len(before) < len(one.tars)
+    assert not (folder / DATASET).exists()
 
     done = finish(start(sample_command(storage, cluster, 1)))
-    check_same(done["samples"], trained[1])
+    check_same(done["samples"], one)
     assert {part: part.stat().st_mtime_ns for part in before} == before
 
 
-def test_two_calls_at_once_draw_once(trained, storage, cluster):
+def test_two_calls_at_once_draw_once(trained, folder, cluster):
+    storage, one, _ = trained
     uri = f"sqlite:///{storage}/mlflow.db"
     client = MlflowClient(uri, uri)
     experiment = client.get_experiment_by_name("digits").experiment_id
@@ -119,4 +118,4 @@ def test_two_calls_at_once_draw_once(trained, storage, cluster):
 
     assert results[0]["run"] == results[1]["run"]
     assert len(client.search_runs([experiment], where)) == before + 1
-    check_same(results[0]["samples"], trained[1])
+    check_same(results[0]["samples"], one)

@@ -1,0 +1,175 @@
+"""`ddpm submit` and `ddpm jobs`: any command of ours as a job of a cluster, and what has become of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusion.files import Folder
+
+from .credentials import check_no_password
+from .job_log import result_in
+from .jobs import JobRequest, attach_or_submit, follow, open_client, remote_request, stop
+from .progress import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+NOT_AS_JOBS = ("submit", "jobs", "schedule", "ui")
+SHOWN_JOBS = 5
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of a submission."""
+
+    job: str
+    attached: bool
+    """whether the same was already running"""
+    status: str
+
+
+def submit(
+    address: str, command: Sequence[str], python: str = "", credentials: str = "", follows: bool = False
+) -> Sent:
+    """Send a command to the cluster at `address`, or attach to the same one if that runs; with `follows`, to its end.
+
+    Raises ValueError for what cannot work there, JobFailed if it was followed and failed.
+    """
+    client = open_client(address)
+    request = request_of(client, command, python, credentials)
+    job_id, attached = attach_or_submit(client, request)
+    say(f"Ray job {job_id}")
+    if follows:
+        try:
+            print(result_in(follow(client, job_id)), file=sys.stderr)
+        except KeyboardInterrupt:
+            say(f"job {job_id} goes on; ddpm jobs stop {job_id} would end it")
+            raise
+    else:
+        say(f"to see more of it: ddpm jobs logs --follow {job_id} --address {address}")
+    return Sent(job_id, attached, client.get_job_status(job_id).value)
+
+
+def request_of(
+    client: JobSubmissionClient, command: Sequence[str], python: str = "", credentials: str = ""
+) -> JobRequest:
+    """What is sent for a command. On a cluster of this very machine it works in our folder; elsewhere only with URIs.
+
+    Raises ValueError for a command that is none for a job, that shows a password, or that names what is only here.
+    """
+    if command[0] in NOT_AS_JOBS:
+        raise ValueError(f"command must be one that a job can do, got {command[0]}: call it here")
+    if _flag(command, "--address"):
+        raise ValueError("address must be given before --: the job finds the cluster that it runs on")
+    check_no_password(command)
+    key = key_of(command)
+    if is_here(client):
+        return remote_request(key, tuple(command), python, str(Path.cwd()), credentials)
+    return remote_request(key, with_uris(command), python, "", credentials)
+
+
+def key_of(command: Sequence[str]) -> str:
+    """What a job is called by: the same words are the same job."""
+    digest = hashlib.sha256(json.dumps(list(command)).encode()).hexdigest()
+    return f"{command[0]}-{digest[:16]}"
+
+
+def is_here(client: JobSubmissionClient) -> bool:
+    """Whether a cluster's head is on this machine, and sees the files that we see. An address does not tell.
+
+    The folder of Ray's session is named by its start to the microsecond.
+    """
+    session: str = client._do_request("GET", "/api/version").json()["session_name"]
+    return (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / session).exists()  # noqa: S108 - that is Ray's
+
+
+def with_uris(command: Sequence[str]) -> tuple[str, ...]:
+    """The command for another machine: a --config file of ours goes into the storage.
+
+    Raises ValueError if the storage is not named, or is a folder relative to where we are.
+    """
+    storage = _flag(command, "--storage")
+    if "://" not in storage and not storage.startswith("/"):
+        raise ValueError(
+            f"storage must be one that the cluster reaches, such as s3://…, got {storage or 'none'}: "
+            f"give --storage after the --"
+        )
+    file = _flag(command, "--config")
+    if not file or "://" in file:
+        return tuple(command)
+    text = Path(file).read_bytes()
+    folder, name = Folder(storage) / "configs", f"submitted-{hashlib.sha256(text).hexdigest()[:16]}{Path(file).suffix}"
+    folder.write(name, text)
+    return tuple(word.replace(file, (folder / name).uri) if file in word else word for word in command)
+
+
+def _flag(words: Sequence[str], flag: str) -> str:
+    """The value of a flag, given as `FLAG VALUE` or `FLAG=VALUE`; "" if it is not there."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word == flag:
+            return after
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return ""
+
+
+def list_jobs(address: str) -> list[dict[str, Any]]:
+    """Our jobs on a cluster, the newest first."""
+    jobs = [job for job in open_client(address).list_jobs() if "workflows.cli" in job.entrypoint]
+    return [_plain(job) for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)]
+
+
+def status_of(address: str, job_id: str) -> dict[str, Any]:
+    """What has become of a job."""
+    client = open_client(address)
+    return _plain(_known(client, job_id))
+
+
+def log_of(address: str, job_id: str, follows: bool) -> str:
+    """A job's log as it is; with `follows`, its progress is drawn until it is over, and its result is given.
+
+    Raises JobFailed if it was followed and failed.
+    """
+    client = open_client(address)
+    _known(client, job_id)
+    if follows:
+        return result_in(follow(client, job_id))
+    log: str = client.get_job_logs(job_id)
+    return log
+
+
+def stop_job(address: str, job_id: str) -> dict[str, Any]:
+    """End a job; one that is over stays what it is."""
+    client = open_client(address)
+    _known(client, job_id)
+    stop(client, job_id)
+    return _plain(client.get_job_info(job_id))
+
+
+def _known(client: JobSubmissionClient, job_id: str) -> JobDetails:
+    with suppress(RuntimeError):
+        return client.get_job_info(job_id)
+    newest = sorted(client.list_jobs(), key=lambda job: job.start_time or 0)[-SHOWN_JOBS:]
+    known = ", ".join(job.submission_id or "" for job in reversed(newest)) or "none"
+    raise ValueError(f"there is no job {job_id}; the newest are: {known}")
+
+
+def _plain(job: JobDetails) -> dict[str, Any]:
+    started, ended = job.start_time, job.end_time
+    return {
+        "job": job.submission_id,
+        "status": job.status.value,
+        "command": job.entrypoint.partition("workflows.cli ")[2],
+        "started": started and started / 1000,
+        "seconds": started and ended and (ended - started) / 1000,
+        "message": job.message,
+    }
