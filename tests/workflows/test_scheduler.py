@@ -141,7 +141,7 @@ class World:
         self.fuse = Fuse()
         self.launcher = PretendingLauncher(self.fuse, takes)
         self.clock = self.launcher.clock = JumpingClock(self.fuse, self.launcher)
-        engine = sql.create_engine(uri)
+        engine = sql.create_engine(uri, poolclass=sql.NullPool)
         self.schedules = Schedules(engine)
         if engine.dialect.name == "sqlite":
             sql.event.listen(engine, "begin", lambda each: each.exec_driver_sql("pragma synchronous = off"))
