@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test test-gpu chaos check format quality bench-train bench-sample bench-shard bench-load bench-fit bench-sample-job bench-quality docs clean
+.PHONY: help install demo test test-gpu chaos check lint-infra infra format quality bench-train bench-sample bench-shard bench-load bench-fit bench-sample-job bench-quality docs clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -44,6 +44,12 @@ check: $(INSTALLED)  ## Lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lint-infra: $(INSTALLED)  ## Judge manifests, image and compose file, without a cluster
+	cd infra && PYTHONPATH=.. $(abspath $(BIN))/python -m lint
+
+infra: $(INSTALLED)  ## Write the manifests under infra/ from workflows/manifests
+	$(BIN)/python -m workflows.manifests infra
 
 format: $(INSTALLED)  ## Let ruff lay out the code
 	$(BIN)/ruff check --fix .

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import socket
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
     from .storage import Environment
 
+GROWS_TO = "DDPM_GROWS_TO"
+"""A variable of the head of a cluster that grows, as JSON: of each kind of node how many "nodes" there may be, and what
+each has (CPU, GPU). Ray itself knows only what is there, which may be nothing yet."""
 FINDERS = 16
 WARM_UP_S = 0.2
 S = TypeVar("S")
@@ -57,7 +62,8 @@ def connected(environment: Environment, workers: Workers) -> Iterator[None]:
         except ConnectionError as err:
             raise ValueError(f"no Ray cluster answers at address {address}: {err}") from None
         try:
-            check_nodes(ray.nodes(), environment, workers)
+            to_come = [{"Alive": True, "Resources": group} for group in groups_to_come()]
+            check_nodes([*ray.nodes(), *to_come], environment, workers)
             yield
         except RayError as err:
             raise JobFailed(_lost(address, err)) from err
@@ -103,9 +109,28 @@ def check_nodes(nodes: list[dict[str, Any]], environment: Environment, workers: 
         )
 
 
+def resources() -> dict[str, float]:
+    """What the cluster has of everything; where an autoscaler gets more, the most that it may have."""
+    return grown(ray.cluster_resources(), groups_to_come())
+
+
+def groups_to_come() -> list[dict[str, float]]:
+    """The kinds of nodes that an autoscaler may get (see GROWS_TO)."""
+    groups: list[dict[str, float]] = json.loads(os.environ.get(GROWS_TO, "[]"))
+    return groups
+
+
+def grown(have: dict[str, float], groups: list[dict[str, float]]) -> dict[str, float]:
+    """The most that a cluster may have which has so much now."""
+    most: Counter[str] = Counter()
+    for group in groups:
+        most.update({name: amount * group["nodes"] for name, amount in group.items() if name != "nodes"})
+    return {name: max(have.get(name, 0.0), most[name]) for name in {*have, *most}}
+
+
 def num_gpus() -> int:
-    """How many the cluster has."""
-    return int(ray.cluster_resources().get("GPU", 0))
+    """How many the cluster has, or may have."""
+    return int(resources().get("GPU", 0))
 
 
 def drawing_workers(workers: Workers) -> Workers:

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from diffusion.files import Folder
 
 from .checkpoints import reason_to_stop
-from .cluster import connected
+from .cluster import connected, resources
 from .points import Points
 from .preview import Previews
 from .process_group import ProcessGroup
@@ -65,7 +65,7 @@ def fit_on_ray(
         say(f"train: going on from the checkpoint at step {done} of {stage.steps}")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ROOM_TIMEOUT_S))
     with connected(environment, stage):
-        check_room(ray.cluster_resources(), stage)
+        check_room(resources(), stage)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # on the driver's node, as Ray's own controller of the training is: any other may be lost, and with it the queue
         reports = Queue(REPORTS_KEPT, actor_options={"num_cpus": 0, "scheduling_strategy": here})
@@ -133,7 +133,7 @@ def check_room(have: dict[str, float], stage: TrainStage) -> None:
 def missing(stage: TrainStage) -> str:
     """What the cluster does not have, or has no longer; "" if nothing."""
     try:
-        check_room(ray.cluster_resources(), stage)
+        check_room(resources(), stage)
     except ValueError as err:
         return str(err)
     return ""

@@ -22,6 +22,7 @@ from .operator_arguments import (
 from .schedule_arguments import (
     ScheduleAddArgs,
     ScheduleArgs,
+    ScheduleEmitArgs,
     ScheduleHistoryArgs,
     ScheduleListArgs,
     SchedulePauseArgs,
@@ -130,6 +131,16 @@ def schedule(args: ScheduleArgs) -> dict[str, Any]:
     return ACTIONS[type(args)](args)
 
 
+def schedule_emit(args: ScheduleEmitArgs) -> dict[str, Any]:
+    """`ddpm schedule emit`."""
+    from .emit import emitted
+    from .manifests import to_yaml
+
+    manifests = emitted(args)
+    print(to_yaml(manifests), end="", file=sys.stderr if args.json else sys.stdout)
+    return {"manifests": manifests}
+
+
 OPERATOR_COMMANDS = {
     "retrain": Command(RetrainArgs, lambda c: RetrainArgs(config=c), retrain),
     "promote": Command(PromoteArgs, None, promote),
@@ -148,6 +159,7 @@ OPERATOR_COMMANDS = {
     "schedule run-now": Command(ScheduleRunNowArgs, None, schedule),
     "schedule history": Command(ScheduleHistoryArgs, None, schedule),
     "schedule run": Command(ScheduleRunArgs, None, schedule),
+    "schedule emit": Command(ScheduleEmitArgs, None, schedule_emit),
 }
 
 

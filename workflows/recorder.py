@@ -17,6 +17,7 @@ from diffusion.loss_by_time import LossByTime, mean_losses
 
 from .background import Background
 from .checkpoints import begin_attempt, write_checkpoint, write_snapshots
+from .gauges import Gauges
 from .machine import machine_metrics
 from .training_spec import Report
 
@@ -58,8 +59,10 @@ class Recorder:
         self.saving_s = 0.0
         """for which saving has held up the training so far"""
         self.attempt, self.flops, self.peak = 0, 0, 1.0
+        self.gauges = Gauges(run.uri.rsplit("/", 1)[-1])
         if self.speaks:
             self.attempt = begin_attempt(run)
+            self.gauges.begin(self.attempt)
             self.flops = training_flops(training.unet.config)
             dtype = torch.bfloat16 if training.autocast else torch.float32
             self.peak = matmul_flops_per_s(training.device, dtype)
@@ -111,6 +114,7 @@ class Recorder:
 
     def _write(self, checkpoint: Checkpoint) -> None:
         folder = write_checkpoint(self.run, self.attempt, checkpoint, self.stage.keep_checkpoints)
+        self.gauges.saved()
         self._send(Report(checkpoint.step, saved=folder.uri))
 
     def _save_snapshots(self) -> None:
@@ -146,6 +150,7 @@ class Recorder:
                 "mfu": speed / self.peak,
                 **machine_metrics(self.training.device),
             }
+            self.gauges.point(report.step, metrics)
             self._send(Report(report.step, metrics))
         self._begin_interval()
 

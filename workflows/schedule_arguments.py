@@ -82,3 +82,23 @@ class ScheduleRunArgs(ScheduleArgs):
 
     logs: str = ""
     """local folder of what the commands say; default STORAGE/schedules"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleEmitArgs(WrapsArgs):
+    """Print the Kubernetes manifests that run a command on a schedule, each time as a RayJob of its own."""
+
+    name: Positional[str]
+    """of the schedule; a RayJob is called NAME and the time"""
+    cron: str
+    """when: minute, hour, day of the month, month, day of the week, such as '0 3 * * *'"""
+    timezone: str = "UTC"
+    """that cron's hours are of"""
+    deadline_s: int = 3600
+    """for how long a time that could not be kept may be made up for"""
+    namespace: str = "ddpm"
+    """where it runs"""
+    image: str = ""
+    """that runs it, with a tag or a digest; default registry.example.com/ray-ddpm with the tag of this version"""
+    gpu: bool = False
+    """have workers with a GPU, too, from none"""

@@ -2,8 +2,11 @@ import os
 
 import pytest
 
-from workflows.cluster import check_nodes, connected, map_tasks
-from workflows.config import Workers
+from workflows.cluster import GROWS_TO, check_nodes, connected, groups_to_come, grown, map_tasks
+from workflows.config import TrainStage, Workers
+from workflows.fit_on_ray import check_room
+from workflows.manifests import Site
+from workflows.manifests.ray import cluster_spec
 from workflows.storage import Environment
 
 
@@ -26,6 +29,20 @@ def test_a_worker_that_no_node_can_hold_is_refused_with_what_there_is(tmp_path):
         check_nodes(
             [node(2.0), node(4.0, alive=True)][1:], Environment(storage=str(tmp_path)), Workers(cpus_per_worker=5)
         )
+
+
+def test_a_cluster_that_grows_from_nothing_has_room_for_what_its_autoscaler_may_get(monkeypatch):
+    (ray_head,) = cluster_spec(Site(gpu=True, max_workers=3))["headGroupSpec"]["template"]["spec"]["containers"]
+    monkeypatch.setenv(GROWS_TO, next(each["value"] for each in ray_head["env"] if each["name"] == GROWS_TO))
+    nothing = {"CPU": 0.0, "memory": 1.0}
+    most = grown(nothing, groups_to_come())
+
+    assert most == {"CPU": 3 * 4 + 2 * 3 * 8, "GPU": 2 * 3, "memory": 1.0}
+    assert grown({"CPU": 100.0}, groups_to_come())["CPU"] == 100
+    assert grown(nothing, []) == nothing
+    check_room(most, TrainStage(num_workers=6, use_gpu=True))
+    with pytest.raises(ValueError, match="but the cluster has 6"):
+        check_room(most, TrainStage(num_workers=7, use_gpu=True))
 
 
 def double(number, common):

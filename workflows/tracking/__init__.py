@@ -32,8 +32,8 @@ from .runs import (
     URI_TAG,
     TrackedRun,
     Tracker,
-    check_server,
 )
+from .server import check_server
 
 __all__ = [
     "CANDIDATE",

@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import time
-import urllib.error
-import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -22,13 +20,13 @@ from mlflow.exceptions import MlflowException
 
 from ..storage import locked
 from .artifacts import Artifacts
+from .server import check_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ..storage import Environment
 
-HEALTH_TIMEOUT_S = 10
 KEY_TAG, STAGE_TAG = "ddpm.key", "ddpm.stage"
 DIGEST_TAG, URI_TAG, MODEL_TAG = "ddpm.dataset_digest", "ddpm.dataset_uri", "ddpm.model"
 TRAINING_TAG = "ddpm.training_run"
@@ -42,7 +40,6 @@ FEATURES_OF_TAG = "ddpm.features_of"
 """the key that features of what a run measured are kept under"""
 GIT_TAG = "mlflow.source.git.commit"
 MAX_PARAM_LENGTH = 500
-TRACKING_URIS = ("sqlite:///", "http://", "https://", "postgresql", "mysql")
 
 
 @dataclass(frozen=True)
@@ -251,18 +248,3 @@ def tracked(run: Any) -> TrackedRun:
     data, info = run.data, run.info
     seconds = (info.end_time - info.start_time) / 1000 if info.end_time else None
     return TrackedRun(info.run_id, dict(data.tags), dict(data.metrics), dict(data.params), info.status, seconds)
-
-
-def check_server(environment: Environment) -> None:
-    """Raises ValueError if the tracking URI is of a kind that cannot work, or a server's that does not answer."""
-    uri = environment.mlflow_uri
-    if not uri.startswith(TRACKING_URIS):
-        raise ValueError(f"tracking_uri must begin with one of {', '.join(TRACKING_URIS)}, got {uri!r}")
-    if not uri.startswith("http"):
-        return
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S):  # noqa: S310 - http(s) only
-            pass
-    except (urllib.error.URLError, OSError, ValueError) as err:
-        reason = getattr(err, "reason", err)
-        raise ValueError(f"tracking_uri must be an MLflow server that answers; {uri} does not: {reason}") from None

@@ -1,0 +1,1 @@
+"""`make lint-infra`: what infra/ describes, judged without a cluster."""

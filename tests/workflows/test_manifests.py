@@ -1,0 +1,142 @@
+"""Manifests: the files under infra/ are what the code writes, and `ddpm schedule emit` prints what Kubernetes takes."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from lint.documents import Document, read_documents, unpacked
+from lint.judge import problems
+from lint.pods import pod_problems, secret_problems
+from lint.ray_rules import ray_problems
+from lint.schemas import Schemas
+
+from workflows.cli import judged, understood
+from workflows.manifests import Site, check_cron, files, scheduled
+from workflows.manifests.ray import MAX_JOB_NAME, entrypoint
+from workflows.manifests.schedule import MAX_NAME, TICK
+
+INFRA = Path(__file__).parents[2] / "infra"
+KUBERAY = Path(os.environ.get("KUBERAY_SCHEMAS", INFRA.parents[1] / "shared" / "kuberay"))
+
+
+def test_the_files_under_infra_are_what_make_infra_writes():
+    written = files(Site())
+    there = {
+        str(file.relative_to(INFRA))
+        for folder in ("kubernetes", "prometheus")
+        for file in (INFRA / folder).rglob("*")
+        if file.is_file()
+    }
+
+    assert there | {"compose.yaml", "basic_auth.ini"} == written.keys()
+    assert [name for name, text in written.items() if (INFRA / name).read_text() != text] == []
+
+
+def test_the_files_of_another_cluster_name_its_own_places_alone_and_break_no_rule(tmp_path):
+    words = ["--registry", "ghcr.io/me", "--namespace", "other", "--storage", "s3://mine/runs", "--max-workers", "3"]
+    subprocess.run([sys.executable, "-m", "workflows.manifests", tmp_path, *words], check=True)
+    texts = [file.read_text() for file in tmp_path.rglob("*.*")]
+
+    assert [text for text in texts if re.search(r"registry\.example|namespace: ddpm|s3://ddpm/runs", text)] == []
+    assert len(texts) == len(files(Site()))
+    assert [str(problem) for problem in problems(tmp_path, Schemas(KUBERAY))] == []
+
+
+@pytest.mark.parametrize("hardware", ["cpu", "gpu"])
+@pytest.mark.parametrize("file", ["jobs/{}/shard", "jobs/{}/train", "jobs/{}/sample", "overlays/{}/retrain"])
+def test_the_jobs_run_commands_that_there_are(hardware, file):
+    name = f"kubernetes/{file.format(hardware)}.yaml"
+    (job,) = (each.body for each in read_documents(INFRA / name, name) if each.kind == "RayJob")
+    ddpm, *words = shlex.split(job["spec"]["entrypoint"])
+    _, args = understood(words)
+
+    assert ddpm == "ddpm"
+    assert args.where.storage == "$DDPM_STORAGE"
+
+
+def emit(capsys, *words):
+    code, error = judged(["schedule", "emit", *words])
+    return code, error, list(yaml.safe_load_all(capsys.readouterr().out))
+
+
+def test_what_is_emitted_breaks_no_rule_and_is_one_cron_job_with_the_rights_for_one_kind(capsys):
+    words = ["nightly", "--cron", "0 3 * * mon-fri", "--timezone", "Europe/Paris", "--gpu", "--image", "r/ddpm:1"]
+    code, error, bodies = emit(capsys, *words, "--", "run", "digits", "--storage", "s3://bucket/runs")
+    documents = [inner for body in bodies for inner in unpacked(Document("emitted", body))]
+    by_kind = {document.kind: document.body for document in documents}
+    schemas = Schemas(KUBERAY)
+
+    assert (code, error) == (0, "")
+    assert list(by_kind) == ["ConfigMap", "RayJob", "ServiceAccount", "Role", "RoleBinding", "CronJob"]
+    for document in documents:
+        assert [*schemas.problems(document), *pod_problems(document), *secret_problems(document)] == []
+    (job,) = (document for document in documents if document.kind == "RayJob")
+    assert list(ray_problems(job, ray_version=job.body["spec"]["rayClusterSpec"]["rayVersion"])) == []
+    assert by_kind["Role"]["rules"] == [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get"]}]
+    assert by_kind["CronJob"]["spec"]["schedule"] == "0 3 * * mon-fri"
+    assert by_kind["CronJob"]["spec"]["timeZone"] == "Europe/Paris"
+    assert job.body["spec"]["entrypoint"] == "ddpm run digits --storage s3://bucket/runs"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["n", "--cron", "often", "--", "shard", "digits"], "cron must be five fields"),
+        (["n", "--cron", "0 3 * *", "--", "shard", "digits"], "cron must be five fields"),
+        (["n", "--cron", "60 3 * * *", "--", "shard", "digits"], "cron's minute must be .* got '60' in '60 3"),
+        (["n", "--cron", "0 3 * * 7", "--", "shard", "digits"], "cron's day of the week must be .* got '7'"),
+        (["n", "--cron", "0 9-5 * * *", "--", "shard", "digits"], "cron's hour must be .* got '9-5'"),
+        (["n", "--cron", "*/0 3 * * *", "--", "shard", "digits"], r"cron's minute must be .* got '\*/0'"),
+        (["n" * 39, "--cron", "0 3 * * *", "--", "shard", "digits"], "name must be at most 38 lower-case letters"),
+        (["Nightly", "--cron", "0 3 * * *", "--", "shard", "digits"], "name must be .* got 'Nightly'"),
+        (["n", "--cron", "0 3 * * *", "--timezone", "Mars", "--", "shard"], "timezone must be .* got 'Mars'"),
+        (["n", "--cron", "0 3 * * *", "--timezone", "../x", "--", "shard"], "timezone must be .* got '../x'"),
+        (["n", "--cron", "0 3 * * *", "--deadline-s", "5", "--", "shard"], "deadline_s must be at least 10"),
+        (["n", "--cron", "0 3 * * *", "--image", "ddpm:latest", "--", "shard"], "image must have a tag other than"),
+        (["n", "--cron", "0 3 * * *", "--namespace", "a b", "--", "shard"], "namespace must be .* got 'a b'"),
+        (["n", "--cron", "0 3 * * *", "--", "shard", "--storage", "runs"], "storage must be one that every pod"),
+        (["n", "--cron", "0 3 * * *", "--", "shard", "--storage=runs"], "storage must be one that every pod"),
+        (["n", "--cron", "0 3 * * *", "--", "shrad"], "command must be one of .* got 'shrad'"),
+        (["n", "--cron", "0 3 * * *", "--", "ui"], "command must be one that a job can do, got ui"),
+        (["n", "--cron", "0 3 * * *", "--", "shard", "--tracking-uri", "http://a:b@c"], "must not have a password"),
+        (["n", "--cron", "0 3 * * *"], "schedule emit must be given a command after --"),
+    ],
+)
+def test_what_kubernetes_would_refuse_or_nobody_could_mean_is_refused_in_a_line(words, said, capsys):
+    code, error, bodies = emit(capsys, *words)
+
+    assert code == 2
+    assert bodies == []
+    assert "\n" not in error
+    assert re.search(said, error)
+
+
+TIMES = ["* * * * *", "*/5 0-6,18 1,15 jan-mar,12 sun", "0 3 ? * MON-FRI", "@daily", "10-50/20 * * * *"]
+
+
+@pytest.mark.parametrize("cron", TIMES)
+def test_what_kubernetes_takes_as_a_time_is_taken(cron):
+    check_cron(cron)
+
+
+def test_the_longest_name_that_is_taken_makes_the_longest_that_kuberay_takes():
+    scheduled(Site(), "n" * MAX_NAME, "0 3 * * *", ["shard"])
+
+    assert len("n" * MAX_NAME + TICK) == MAX_JOB_NAME
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["shard", "digits"], 'ddpm shard digits --storage "$DDPM_STORAGE"'),
+        (["shard", "--storage=s3://b/r"], "ddpm shard --storage=s3://b/r"),
+        (["shard", "--source", "s3://b/a b; rm"], "ddpm shard --source 's3://b/a b; rm' --storage \"$DDPM_STORAGE\""),
+    ],
+)
+def test_a_jobs_command_line_is_quoted_and_finds_storage_and_cluster(words, line):
+    assert entrypoint(words) == line

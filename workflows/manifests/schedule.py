@@ -1,0 +1,178 @@
+"""A command on a schedule: a CronJob that creates a RayJob and ends as that does."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from .pods import container, pod, resources, scratch
+from .ray import MAX_JOB_NAME, ray_job
+from .site import DNS_LABEL, metadata
+from .text import to_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .site import Site
+
+TICK = "-12345678"
+"""what Kubernetes puts behind the name of a CronJob: the scheduled time in minutes since 1970"""
+MAX_NAME = MAX_JOB_NAME - len(TICK)
+TEMPLATE = "ray-job.yaml"
+FAILED = 1
+"""the exit code of `workflows.ray_job` where the RayJob has failed: no reason to try again"""
+
+
+def scheduled(
+    site: Site, name: str, cron: str, words: Sequence[str], timezone: str = "UTC", deadline_s: int = 3600
+) -> list[dict[str, Any]]:
+    """All that Kubernetes needs to run a command on a schedule.
+
+    A tick that could not be kept for `deadline_s` is missed; one that comes while the last one's work goes on is
+    skipped. The RayJob is named after schedule and tick, so a tick never becomes two. Raises ValueError for a name or a
+    time that Kubernetes would refuse.
+    """
+    check_name(name)
+    check_cron(cron)
+    check_timezone(timezone)
+    if deadline_s < 10:
+        raise ValueError(f"deadline_s must be at least 10, which is how often Kubernetes looks, got {deadline_s}")
+    template = ray_job(site, name, words)
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata(site, name),
+            "data": {TEMPLATE: to_yaml([template])},
+        },
+        *_account(site, name),
+        {
+            "apiVersion": "batch/v1",
+            "kind": "CronJob",
+            "metadata": metadata(site, name),
+            "spec": {
+                "schedule": cron,
+                "timeZone": timezone,
+                "concurrencyPolicy": "Forbid",
+                "startingDeadlineSeconds": deadline_s,
+                "successfulJobsHistoryLimit": 3,
+                "failedJobsHistoryLimit": 3,
+                "jobTemplate": {"spec": _job(site, name)},
+            },
+        },
+    ]
+
+
+def _account(site: Site, name: str) -> list[dict[str, Any]]:
+    """Who may create RayJobs and see how they do, and nothing else."""
+    api = "rbac.authorization.k8s.io"
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": metadata(site, name),
+            "automountServiceAccountToken": False,
+        },
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "Role",
+            "metadata": metadata(site, name),
+            "rules": [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get"]}],
+        },
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata(site, name),
+            "roleRef": {"apiGroup": api, "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": site.namespace}],
+        },
+    ]
+
+
+def _job(site: Site, name: str) -> dict[str, Any]:
+    """Of one tick. Its pod may be lost and made anew: it finds the RayJob that it created."""
+    field = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}}
+    create = container(
+        "create",
+        site.image_name,
+        resources(0.1, "256Mi"),
+        {"tmp": "/tmp"},  # noqa: S108 - a volume of the pod's own
+        command=["python", "-m", "workflows.ray_job", f"/template/{TEMPLATE}"],
+        env=[{"name": "RAY_JOB_NAME", "valueFrom": field}],
+        volumeMounts=[{"name": "template", "mountPath": "/template", "readOnly": True}],
+    )
+    spec = pod([create], [scratch("tmp", "100Mi"), {"name": "template", "configMap": {"name": name}}])
+    return {
+        "backoffLimit": 6,
+        "podFailurePolicy": {
+            "rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [FAILED]}}],
+        },
+        "template": {
+            "spec": {
+                **spec,
+                "restartPolicy": "Never",
+                "serviceAccountName": name,
+                "automountServiceAccountToken": True,
+            }
+        },
+    }
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError if Kubernetes or KubeRay would refuse it."""
+    if not DNS_LABEL.fullmatch(name) or len(name) > MAX_NAME:
+        raise ValueError(
+            f"name must be at most {MAX_NAME} lower-case letters, digits and '-', the first a letter (a RayJob's, "
+            f"which has the time behind it, is at most {MAX_JOB_NAME}), got {name!r}"
+        )
+
+
+def check_timezone(name: str) -> None:
+    """Raises ValueError if there is none of this name."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"timezone must be one of the tz database, such as Europe/Paris, got {name!r}") from None
+
+
+MACROS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+FIELDS = (
+    ("minute", range(60), ()),
+    ("hour", range(24), ()),
+    ("day of the month", range(1, 32), ()),
+    ("month", range(1, 13), MONTHS),
+    ("day of the week", range(7), DAYS),
+)
+
+
+def check_cron(cron: str) -> None:
+    """Raises ValueError if a CronJob could not be scheduled by it. Kubernetes knows Sunday as 0 alone."""
+    words = cron.split()
+    if cron in MACROS:
+        return
+    if len(words) != len(FIELDS):
+        raise ValueError(f"cron must be five fields, such as '0 3 * * *', or one of {', '.join(MACROS)}, got {cron!r}")
+    for word, (name, allowed, names) in zip(words, FIELDS, strict=True):
+        for part in word.split(","):
+            if not _is_range(part.lower(), allowed, names):
+                raise ValueError(
+                    f"cron's {name} must be *, {allowed[0]} to {allowed[-1]}, a range or every so many (*/5), "
+                    f"got {part!r} in {cron!r}"
+                )
+
+
+def _is_range(part: str, allowed: range, names: tuple[str, ...]) -> bool:
+    found = re.fullmatch(r"(?:\*|\?|(\w+)(?:-(\w+))?)(?:/([1-9]\d*))?", part)
+    if not found:
+        return False
+    numbers = [_number(word, allowed, names) for word in found.groups()[:2] if word is not None]
+    return all(number in allowed for number in numbers) and numbers == sorted(numbers)
+
+
+def _number(word: str, allowed: range, names: tuple[str, ...]) -> int:
+    if word in names:
+        return names.index(word) + allowed[0]
+    return int(word) if word.isdecimal() else -1
