@@ -199,12 +199,12 @@ def _decide(
 
 
 def how_to_judge(config: Config, shards: ShardSet) -> EvaluateStage:
-    """Beside held-out pictures, which neither has seen, if there are any; by class, if there are classes."""
+    """Beside held-out pictures, which neither has seen, if there are some; by class, if there are classes."""
     kinds = {config.retrain.measure, *(["dataset"] if shards.classes else [])}
     settings = narrowed(JudgeConfig, config.sample) | narrowed(Workers, config.sample)
     return EvaluateStage(
         **{**settings, "features": tuple(sorted(kinds))},
-        reference="val" if shards.num_samples("val") else "train",
+        reference="val" if shards.num_samples("val") > 1 else "train",  # a distance takes two
     )
 
 

@@ -9,9 +9,7 @@ import psutil
 import pytest
 import safetensors.torch
 import torch
-from faulty_store import open_faulty_store
 from smoke_training import DDPM, differing
-from two_hosts import BRIDGE_ADDRESS
 from waiting import LIMIT_S, wait_for
 
 pytestmark = pytest.mark.chaos
@@ -22,27 +20,15 @@ DATA = "s3://data/smoke"
 
 
 @pytest.fixture(scope="module")
-def store(hosts):
-    """The store that both hosts reach."""
-    with open_faulty_store(BRIDGE_ADDRESS) as store, pytest.MonkeyPatch.context() as environment:
-        for name, value in store.environment.items():
-            environment.setenv(name, value)
-        yield store
-
-
-@pytest.fixture(scope="module")
-def started(hosts, store):
-    """Ray on both hosts, which has learned where the store is."""
-    hosts.start_head()
-    hosts.start_second()
-    return hosts
+def store(bridge_store):
+    return bridge_store
 
 
 @pytest.fixture
-def ray(started):
-    """The same, and whole again after whatever a test does to it."""
-    yield started
-    started.mend()
+def ray(hosts_with_ray):
+    """Ray on both hosts, whole again after whatever a test does to it."""
+    yield hosts_with_ray
+    hosts_with_ray.mend()
 
 
 class Run:

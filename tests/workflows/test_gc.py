@@ -124,11 +124,13 @@ def run_of_all(environment, stage):
 def test_the_champion_before_is_kept_for_a_rollback_and_the_one_before_that_is_not(copy):
     environment, client = copy
     tracker, first = Tracker(environment), model_version(Tracker(environment), "smoke/1")
-    for _ in range(2):
-        made = client.create_model_version("smoke", "/nowhere", run_id=first.run_id, tags=first.tags)
+    for key in ("a" * 16, "b" * 16):
+        run_id = tracker.start("smoke", "train", key, {}, {})
+        client.set_terminated(run_id)
+        made = client.create_model_version("smoke", "/nowhere", run_id=run_id, tags=first.tags)
         promotion.promote(tracker, model_version(tracker, f"smoke/{made.version}"), "by hand")
     forget(client, "candidate")
-    garbage = found(collect(environment, delete=True).garbage)
+    garbage = found(collect(environment, keep_days=0, delete=True).garbage)
 
     assert garbage & {f"models:/smoke/{number}" for number in "123"} == {"models:/smoke/1"}
     assert promotion.rollback(tracker, "smoke", "").version == "2"

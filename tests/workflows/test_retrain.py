@@ -221,17 +221,19 @@ def test_weights_of_another_network_are_no_beginning(whole, storage, changed, me
 
 
 @pytest.mark.ray
-def test_promote_rollback_and_champions_are_commands(ddpm, copy):
-    where = ("--storage", copy.storage, "--json")
-    promoted = json.loads(ddpm("promote", "smoke/2", "--why", "sharper", *where).stdout)
-    back = ddpm("rollback", "smoke", *where)
-    asked = json.loads(ddpm("champions", "smoke", *where).stdout)
+def test_promote_rollback_and_champions_are_commands(copy, capsys):
+    def act(*words):
+        command, args = understood([*words, "--storage", copy.storage])
+        return command.act(args)
+
+    promoted, back = act("promote", "smoke/2", "--why", "sharper"), act("rollback", "smoke")
+    asked = act("champions", "smoke")
 
     assert promoted["champion"] == "models:/smoke/2"
     assert promoted["history"][-1]["why"] == "sharper"
-    assert asked == json.loads(back.stdout)
+    assert asked == back
     assert asked["champion"] == "models:/smoke/1"
     assert [(event["version"], event["by"]) for event in asked["history"]] == [
         ("1", "run"), ("2", "promote"), ("1", "rollback"),
     ]  # fmt: skip
-    assert ddpm("rollback", "smoke", *where, check=False).returncode == 2
+    assert "smoke/2  promote   sharper" in capsys.readouterr().err

@@ -162,16 +162,16 @@ def test_an_outage_of_the_database_is_waited_out(ddpm, daemon, postgres, monkeyp
 
 
 def test_a_schedule_is_listed_paused_resumed_and_removed(ddpm):
-    added = ddpm("add", *NIGHTLY, "--timezone", "Europe/Berlin", "--json", "--", "config", "--source", "my cats")
+    added = ddpm("add", *NIGHTLY, "--timezone", "Europe/Berlin", "--json", "--", "verify", "my cats")
     listed = ddpm("list")[1]
     ddpm("pause", "nightly")
     paused = ddpm("list")[1]
     resumed = ddpm("resume", "nightly", "--json")[1]
     removed = ddpm("remove", "nightly")
 
-    assert json.loads(added[1])["command"] == ["config", "--source", "my cats"]
+    assert json.loads(added[1])["command"] == ["verify", "my cats"]
     assert "nightly  0 3 * * *  Europe/Berlin" in listed
-    assert listed.endswith("config --source 'my cats'\n")
+    assert listed.endswith("verify 'my cats'\n")
     assert "paused" in paused
     assert json.loads(resumed)["paused"] is False
     assert removed[0] == 0
