@@ -120,7 +120,7 @@ def _part(field: _Field, part: str) -> range:
     low, high = _number(field, first), _number(field, last if dash else first)
     if span == "*":
         low, high = field.low, field.high
-    if dash and field.names is WEEKDAYS and high == 0:
+    if field.names is WEEKDAYS and high == 0 < low:
         high = 7  # sat-sun
     every = int(step) if step.isdecimal() else (0 if slash else 1)
     is_step = not slash or ((span == "*" or dash) and 1 <= every <= field.high - field.low)

@@ -111,7 +111,7 @@ def only_daemon(schedules: Schedules) -> Iterator[Callable[[], None]]:
             try:
                 held.enter_context(file_lock(path, wait_s=DAEMON_WAIT_S))
             except JobFailed:
-                raise _taken(engine, f"process {path.read_text()}") from None
+                raise _refusal(engine, f"process {path.read_text()}") from None
             yield lambda: None
         else:
             lock = held.enter_context(closing(_AdvisoryLock(engine)))
@@ -119,7 +119,7 @@ def only_daemon(schedules: Schedules) -> Iterator[Callable[[], None]]:
             yield lock.check
 
 
-def _taken(engine: sql.Engine, who: str) -> JobFailed:
+def _refusal(engine: sql.Engine, who: str) -> JobFailed:
     return JobFailed(f"there is a daemon already on {engine.url.render_as_string()}: {who}; one is enough")
 
 
@@ -133,14 +133,14 @@ class _AdvisoryLock:
     def check(self) -> None:
         """Have it still, or again. Raises JobFailed if another has it, and one of AWAY if nobody can tell."""
         if self._connection is None:
-            self._connection = self._taken()
+            self._connection = self._take()
         try:
             self._connection.execute(sql.text("select 1"))
         except AWAY:
             self.close()  # another connection would be made in silence, without the lock
             raise
 
-    def _taken(self) -> sql.Connection:
+    def _take(self) -> sql.Connection:
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         take = sql.select(sql.func.pg_try_advisory_lock(DAEMON))
         if connection.scalar(take):
@@ -149,7 +149,7 @@ class _AdvisoryLock:
         if connection.scalar(take):
             return connection
         connection.close()
-        raise _taken(self._engine, "another connection holds its lock")
+        raise _refusal(self._engine, "another connection holds its lock")
 
     def close(self) -> None:
         """Give it back."""

@@ -195,14 +195,6 @@ def takes(drawn):
     return lambda name: (drawn.choice(durations[name]), drawn.choice([0, 0, 0, 1]))
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.chaos)])
-def uri(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/schedules.db"
-    made = request.getfixturevalue("postgres").make_database(tmp_path.name)
-    return made.replace("postgresql:", "postgresql+psycopg:")
-
-
 def live_a_month(world, drawn):
     """With daemons that are killed, interrupted, and away for a while; how many."""
     num_daemons = 0
@@ -222,8 +214,17 @@ def live_a_month(world, drawn):
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.chaos) for seed in range(1, 12))])
-def test_in_a_month_of_daemons_killed_at_random_every_tick_is_answered_for_exactly_once(seed, uri):
-    drawn = random.Random(seed)
+def test_in_a_month_of_daemons_killed_at_random_every_tick_is_answered_for_exactly_once(seed, tmp_path):
+    check_a_month(f"sqlite:///{tmp_path}/schedules.db", random.Random(seed))
+
+
+@pytest.mark.chaos
+def test_in_a_month_of_daemons_killed_at_random_on_postgresql_too(postgres):
+    uri = postgres.make_database("month").replace("postgresql:", "postgresql+psycopg:")
+    check_a_month(uri, random.Random(99))
+
+
+def check_a_month(uri, drawn):
     world = World(uri, takes(drawn))
     for name, (cron, zone, deadline) in SCHEDULES.items():
         world.add(name, cron, zone, deadline)
