@@ -86,7 +86,7 @@ def test_a_better_candidate_that_began_with_the_champions_weights_is_promoted(un
     (start,) = Path(storage).glob("train/*/start.safetensors")
 
     assert (result["outcome"], result["candidate"]) == ("promoted", "models:/grown/2"), result["reasons"]
-    assert champion.version == "2"
+    assert int(champion.version) == 2
     assert begun["ddpm.start_model"] == "models:/grown/1"
     assert begun["ddpm.start_weights_sha256"] == client.get_model_version("grown", "1").tags["ddpm.weights_sha256"]
     assert differing(load_file(start), trained(storage, steps=1)) == []
@@ -111,7 +111,7 @@ def test_one_that_is_no_better_is_refused_and_the_same_again_is_skipped(unbroken
     assert json.loads(candidate.tags["ddpm.reasons"]) == refused["reasons"]
     assert Path(refused["report"]).exists()
     assert differing(trained(storage), before) == []
-    assert client.get_model_version_by_alias("grown", "champion").version == "2"
+    assert int(client.get_model_version_by_alias("grown", "champion").version) == 2
     assert skipped["outcome"] == "skipped"
     assert skipped["reasons"] == [f"decided already, by run {refused['run']}: refused"]
 
@@ -128,7 +128,7 @@ def test_killed_in_the_middle_and_run_again_it_comes_to_the_same(copy, unbroken)
     assert {**again, "run": "", "report": ""} == {**unbroken[1], "run": "", "report": ""}
     assert differing(trained(copy), trained(unbroken[0])) == []
     assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED"]
-    assert {made.version for made in client.search_model_versions("name = 'grown'")} == {"1", "2"}
+    assert {int(made.version) for made in client.search_model_versions("name = 'grown'")} == {1, 2}
 
 
 def test_of_two_on_a_cluster_the_second_says_so_and_the_first_works(cluster, copy, unbroken):
