@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from .credentials import check_no_password
 from .manifests import Site, scheduled
-from .manifests.ray import given
 from .submit import NOT_AS_JOBS
+from .words import value_of
 
 if TYPE_CHECKING:
     from .schedule_arguments import ScheduleEmitArgs
@@ -18,7 +18,7 @@ def emitted(args: ScheduleEmitArgs) -> list[dict[str, Any]]:
     if args.command[0] in NOT_AS_JOBS:
         raise ValueError(f"command must be one that a job can do, got {args.command[0]}")
     check_no_password(args.command)
-    storage = given(args.command, "--storage")
+    storage = value_of(args.command, "--storage")
     if storage and ("://" not in storage or storage.startswith("file:")):
         raise ValueError(
             f"storage must be one that every pod reaches, such as s3://…, got {storage}; "

@@ -29,7 +29,7 @@ from .progress import AS_LINES, say
 from .storage import JobFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .storage import Environment
 
@@ -154,7 +154,7 @@ def run_job(client: JobSubmissionClient, request: JobRequest) -> None:
     job_id, _ = attach_or_submit(client, request)
     say(f"Ray job {job_id}")
     try:
-        follow(client, job_id)
+        follow(client, job_id, AWAY_S if request.packages else ())  # our own Ray does not come back
     except KeyboardInterrupt:
         if not request.packages:  # that Ray ends with us, and the job with it: this way it can say so in MLflow
             with suppress(RuntimeError, OSError):
@@ -182,16 +182,17 @@ def attach_or_submit(client: JobSubmissionClient, request: JobRequest) -> tuple[
             return job_id, False
 
 
-def follow(client: JobSubmissionClient, job_id: str) -> str:
+def follow(client: JobSubmissionClient, job_id: str, away_s: Sequence[float] = AWAY_S) -> str:
     """Draw a job's progress until it is over; its whole log.
 
-    Raises JobFailed with the job's own last word if it does not succeed, or if the cluster is away for ten minutes.
+    Raises JobFailed with the job's own last word if it does not succeed, or if the cluster is away for longer than all
+    of `away_s`.
     """
     shown = Shown()
     threading.Thread(target=show_log, args=(client, job_id, shown), name="job-log", daemon=True).start()
     try:
-        status = _wait(client, job_id)
-        log: str = _asked(lambda: client.get_job_logs(job_id), job_id)
+        status = _wait(client, job_id, away_s)
+        log: str = _asked(lambda: client.get_job_logs(job_id), job_id, away_s)
         shown.up_to(log)
     finally:
         shown.close()
@@ -218,13 +219,13 @@ def live_in(attempts: dict[str, JobStatus]) -> str:
     return next((name for name, status in attempts.items() if not status.is_terminal()), "")
 
 
-def _wait(client: JobSubmissionClient, job_id: str) -> JobStatus:
-    while not (status := _asked(lambda: client.get_job_status(job_id), job_id)).is_terminal():
+def _wait(client: JobSubmissionClient, job_id: str, away_s: Sequence[float] = AWAY_S) -> JobStatus:
+    while not (status := _asked(lambda: client.get_job_status(job_id), job_id, away_s)).is_terminal():
         time.sleep(POLL_S)
     return status
 
 
-def _asked(ask: Callable[[], R], job_id: str) -> R:
+def _asked(ask: Callable[[], R], job_id: str, away_s: Sequence[float]) -> R:
     """A cluster's answer; a connection that is lost says nothing about the job."""
 
     def once() -> R:
@@ -236,7 +237,7 @@ def _asked(ask: Callable[[], R], job_id: str) -> R:
             raise
 
     try:
-        return patiently(once, AWAY_S)
+        return patiently(once, away_s)
     except OSError as err:
         raise JobFailed(
             f"the cluster does not answer any more; job {job_id} may still run (ddpm jobs status {job_id}): {err}"

@@ -17,6 +17,7 @@ from .credentials import check_no_password
 from .job_log import result_in
 from .jobs import JobRequest, attach_or_submit, follow, open_client, remote_request, stop
 from .progress import say
+from .words import value_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,7 @@ def request_of(
     """
     if command[0] in NOT_AS_JOBS:
         raise ValueError(f"command must be one that a job can do, got {command[0]}: call it here")
-    if _flag(command, "--address"):
+    if value_of(command, "--address"):
         raise ValueError("address must be given before --: the job finds the cluster that it runs on")
     check_no_password(command)
     key = key_of(command)
@@ -97,29 +98,19 @@ def with_uris(command: Sequence[str]) -> tuple[str, ...]:
 
     Raises ValueError if the storage is not named, or is a folder relative to where we are.
     """
-    storage = _flag(command, "--storage")
+    storage = value_of(command, "--storage")
     if "://" not in storage and not storage.startswith("/"):
         raise ValueError(
             f"storage must be one that the cluster reaches, such as s3://…, got {storage or 'none'}: "
             f"give --storage after the --"
         )
-    file = _flag(command, "--config")
+    file = value_of(command, "--config")
     if not file or "://" in file:
         return tuple(command)
     text = Path(file).read_bytes()
     folder, name = Folder(storage) / "configs", f"submitted-{hashlib.sha256(text).hexdigest()[:16]}{Path(file).suffix}"
     folder.write(name, text)
     return tuple(word.replace(file, (folder / name).uri) if file in word else word for word in command)
-
-
-def _flag(words: Sequence[str], flag: str) -> str:
-    """The value of a flag, given as `FLAG VALUE` or `FLAG=VALUE`; "" if it is not there."""
-    for word, after in zip(words, [*words[1:], ""], strict=True):
-        if word == flag:
-            return after
-        if word.startswith(f"{flag}="):
-            return word.removeprefix(f"{flag}=")
-    return ""
 
 
 def list_jobs(address: str) -> list[dict[str, Any]]:

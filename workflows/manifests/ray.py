@@ -7,6 +7,7 @@ import shlex
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from ..words import value_of
 from .pods import container, container_security, pod, resources, scratch
 from .site import CREDENTIALS, MARKET_LABEL, RAY_TOKEN, SETTINGS, STORAGE, metadata
 
@@ -56,17 +57,7 @@ def ray_job(site: Site, name: str, words: Sequence[str]) -> dict[str, Any]:
 def entrypoint(words: Sequence[str]) -> str:
     """The command line, for the head's shell; the storage is that of the settings unless the words name one."""
     line = shlex.join(["ddpm", *words])
-    return line if given(words, "--storage") else f"{line} {STORAGE}"
-
-
-def given(words: Sequence[str], flag: str) -> str:
-    """The value of a flag among these words; "" if it is not there."""
-    for word, after in zip(words, [*words[1:], ""], strict=True):
-        if word == flag:
-            return after
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return ""
+    return line if value_of(words, "--storage") else f"{line} {STORAGE}"
 
 
 def grows_to(site: Site) -> str:

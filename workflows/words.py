@@ -1,0 +1,18 @@
+"""The words of a command line, where nobody has to understand all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def value_of(words: Sequence[str], flag: str) -> str:
+    """The value of a flag, given as `FLAG VALUE` or `FLAG=VALUE`; "" if it is not there."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word == flag:
+            return after
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return ""
