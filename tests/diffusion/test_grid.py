@@ -33,8 +33,8 @@ def test_every_picture_is_in_its_place_row_by_row_on_white(num_images, num_colum
 
 @pytest.mark.parametrize("scale", [2, 5])
 def test_an_enlarged_grid_repeats_every_pixel(scale):
-    images = pixels(4)
-    plain, large = image_grid(images, 2), image_grid(images, 2, scale)
+    images = pixels(4)  # 4 wide
+    plain, large = image_grid(images, 2), image_grid(images, 2, 2 * 4 * scale + 7)
 
     assert large.shape == (plain.shape[0] * scale, plain.shape[1] * scale, 3)
     for row in range(scale):

@@ -94,5 +94,5 @@ def test_a_part_that_is_there_is_not_drawn_again_for_the_features_that_it_lacks(
 
     assert again == report == read_report(without.out, part.number)
     assert drawn.items() <= late.items()
-    name = f"thumbnails/{file_of('train-000000.tar')}"
+    name = f"thumbnails/{file_of(tar_name('train', part.number))}"
     assert late[name] == everything(tmp_path / "at once")[name]
