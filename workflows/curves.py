@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -114,8 +115,8 @@ def log_ticks(low: float, high: float) -> list[float]:
 def widened(low: float, high: float, log: bool) -> tuple[float, float]:
     """Some room below and above, also of a single value."""
     if log:
-        room = (high / low) ** 0.05
-        return low / room, high * room
+        room = math.exp(0.05 * (math.log(high) - math.log(low)))  # their ratio may be none
+        return max(low / room, min(low, sys.float_info.min)), high * room  # never 0, which has no logarithm
     room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
     return low - room, high + room
 

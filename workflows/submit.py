@@ -115,7 +115,7 @@ def with_uris(command: Sequence[str]) -> tuple[str, ...]:
 
 def list_jobs(address: str) -> list[dict[str, Any]]:
     """Our jobs on a cluster, the newest first."""
-    jobs = [job for job in open_client(address).list_jobs() if "workflows.cli" in job.entrypoint]
+    jobs = [job for job in _submitted(open_client(address)) if "workflows.cli" in job.entrypoint]
     return [_plain(job) for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)]
 
 
@@ -149,9 +149,14 @@ def stop_job(address: str, job_id: str) -> dict[str, Any]:
 def _known(client: JobSubmissionClient, job_id: str) -> JobDetails:
     with suppress(RuntimeError):
         return client.get_job_info(job_id)
-    newest = sorted(client.list_jobs(), key=lambda job: job.start_time or 0)[-SHOWN_JOBS:]
-    known = ", ".join(job.submission_id or "" for job in reversed(newest)) or "none"
+    newest = sorted(_submitted(client), key=lambda job: job.start_time or 0)[-SHOWN_JOBS:]
+    known = ", ".join(job.submission_id for job in reversed(newest)) or "none"
     raise ValueError(f"there is no job {job_id}; the newest are: {known}")
+
+
+def _submitted(client: JobSubmissionClient) -> list[JobDetails]:
+    """All but drivers that were started beside the Jobs API, which Ray lists, too, without an id."""
+    return [job for job in client.list_jobs() if job.submission_id]
 
 
 def _plain(job: JobDetails) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def test_loading_is_measured_beside_stock_webdataset():
     assert results.read_bytes() == before
 
 
+@pytest.mark.chaos
 def test_the_quality_curve_is_measured_from_training_to_table():
     done = subprocess.run([sys.executable, HERE / "quality.py", "--quick"], capture_output=True, text=True, check=False)
 

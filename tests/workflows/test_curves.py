@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -52,6 +53,10 @@ def test_values_of_several_magnitudes_are_drawn_over_their_logarithms():
 
     assert second - first == pytest.approx(third - second, abs=0.2)
     assert "log scale" in svg
+
+
+def test_the_smallest_of_numbers_has_its_place():
+    assert "log scale" in chart([(0, 4.0), (1, sys.float_info.min)])
 
 
 def test_values_of_one_magnitude_or_below_zero_are_drawn_as_they_are():

@@ -252,6 +252,7 @@ def test_a_worker_that_no_node_can_hold_is_refused_and_leaves_nothing(ddpm, clus
     assert not out.exists()
 
 
+@pytest.mark.chaos
 def test_a_flat_folder_of_colour_pictures_trains_a_model_without_classes(ddpm, cluster, tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (200, 12, 12, 3), dtype=np.uint8)
     for number, picture in enumerate(pictures):

@@ -19,7 +19,7 @@ from workflows.job_log import result_in
 from workflows.jobs import attach_or_submit, check_versions, follow, open_client, remote_request, stop
 from workflows.local_ray import free_ports
 from workflows.storage import JobFailed
-from workflows.submit import key_of, request_of, with_uris
+from workflows.submit import key_of, list_jobs, request_of, with_uris
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl=None:DeprecationWarning")  # of Ray's own client
 DDPM = [sys.executable, "-m", "workflows.cli"]
@@ -153,6 +153,16 @@ def test_a_command_that_fails_there_fails_here_with_its_last_word(ddpm, cluster,
     assert done.returncode == 1
     assert "nothing" in done.stderr.splitlines()[-1]
     assert done.stderr.splitlines()[-1].startswith("ddpm: error: ")
+
+
+@pytest.mark.ray
+def test_a_driver_beside_the_jobs_is_none_of_them(cluster):
+    driver = f"import ray; ray.init('{cluster.address}')  # as of workflows.cli"
+    subprocess.run([sys.executable, "-c", driver], check=True)
+    jobs = open_client(cluster.dashboard).list_jobs()
+
+    assert not all(job.submission_id for job in jobs)
+    assert all(job["job"] for job in list_jobs(cluster.dashboard))
 
 
 @pytest.mark.ray

@@ -49,6 +49,7 @@ def test_a_model_and_samples_of_chosen_classes_go_through_a_tracking_server_and_
     assert labels == [7, 3] * 4
 
 
+@pytest.mark.chaos
 def test_ten_times_as_many_samples_ask_mlflow_no_more_often_but_for_the_files_that_they_fill(
     server, storage, ddpm, cluster
 ):

@@ -89,6 +89,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_its_keys_and_the_
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.chaos
 def test_a_damaged_shard_stops_the_run_by_name_and_once_it_is_whole_the_run_goes_on_as_if_nothing_had_been(
     train, data, tmp_path
 ):
@@ -110,6 +111,7 @@ def test_a_damaged_shard_stops_the_run_by_name_and_once_it_is_whole_the_run_goes
     assert same(weights(tmp_path), weights(whole))
 
 
+@pytest.mark.chaos
 def test_the_network_may_be_given_less_at_once(train, tmp_path):
     train(storage=tmp_path / "whole")
     train("--micro-batch", "24", storage=tmp_path / "parts")
