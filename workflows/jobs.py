@@ -94,10 +94,8 @@ def remote_request(
     A job that submits another one does it as it was submitted.
     """
     packages = tuple(str(Path(module).parent) for module in (str(diffusion.__file__), __file__))
-    known = os.environ.get(CREDENTIALS_FILE, "")
-    return JobRequest(
-        key, argv, python or os.environ.get(PYTHON, "python"), packages, folder, credentials or known
-    )  # fmt: skip
+    python = python or os.environ.get(PYTHON, "python")
+    return JobRequest(key, argv, python, packages, folder, credentials or os.environ.get(CREDENTIALS_FILE, ""))
 
 
 def cluster_address(environment: Environment) -> str:

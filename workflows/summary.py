@@ -158,7 +158,7 @@ def show_retrained(result: Retrained) -> dict[str, Any]:
 def show_champions(name: str, events: list[Event], champion: ModelVersion | None) -> dict[str, Any]:
     """Who was champion when, a line a change, and who is."""
     rows = [[event.at[:19] + "Z", f"{name}/{event.version}", event.by.split()[0], event.why] for event in events]
-    for row in columns(rows) if rows else []:
+    for row in columns(rows):
         print(row, file=sys.stderr)
     uri = "" if champion is None else champion.uri
     show({"champion": uri or "nobody"})
@@ -186,22 +186,22 @@ def show(rows: dict[str, str]) -> None:
 
 def show_jobs(jobs: list[dict[str, Any]]) -> dict[str, Any]:
     """The jobs of a cluster, a line each."""
-    rows = [[job["job"], job["status"], _since(job["started"]), _lasted(job["seconds"])] for job in jobs]
-    rows = [[*row, job["command"]] for row, job in zip(rows, jobs, strict=True)]
-    for row in columns(rows) if rows else ["no jobs"]:
+    rows = [
+        [job["job"], job["status"], _since(job["started"]), _lasted(job["seconds"]), job["command"]] for job in jobs
+    ]
+    for row in columns(rows) or ["no jobs"]:
         print(row, file=sys.stderr)
     return {"jobs": jobs}
 
 
 def show_job(job: dict[str, Any]) -> dict[str, Any]:
     """One job of a cluster."""
-    started, seconds = job["started"], job["seconds"]
     show({
         "job": job["job"],
         "status": job["status"],
         "command": job["command"],
-        "started": _since(started),
-        "lasted": _lasted(seconds),
+        "started": _since(job["started"]),
+        "lasted": _lasted(job["seconds"]),
         "message": job["message"] or "",
     })  # fmt: skip
     return job

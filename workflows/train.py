@@ -193,7 +193,7 @@ def register(tracker: Tracker, run_id: str, name: str, model: Model, tags: dict[
     """
     files: dict[str, bytes] = {}
     save_model(files.__setitem__, model)
-    tags = {**tags, SHA256_TAG: hashlib.sha256(files["model.safetensors"]).hexdigest()}
+    tags = {**tags, SHA256_TAG: hashlib.sha256(files[WEIGHTS]).hexdigest()}
     theirs: dict[str, bytes] = {}
     with suppress(ValueError):
         export_diffusers(theirs.__setitem__, model)
