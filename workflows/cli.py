@@ -42,9 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def judged(words: list[str]) -> tuple[int, str]:
     """Do what the words say; the exit code, and a line about what went wrong, if something did."""
+    from .credentials import load_credentials
     from .storage import JobFailed
 
     try:
+        load_credentials()
         return dispatch(words), ""
     except (ValueError, FileNotFoundError, JobFailed, OSError, FloatingPointError) as err:
         if "--debug" in words:

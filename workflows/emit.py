@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .credentials import check_no_password
 from .manifests import Site, scheduled
-from .submit import NOT_AS_JOBS
+from .submit import check_sendable
 from .words import value_of
 
 if TYPE_CHECKING:
@@ -15,9 +14,7 @@ if TYPE_CHECKING:
 
 def emitted(args: ScheduleEmitArgs) -> list[dict[str, Any]]:
     """The manifests. Raises ValueError for what Kubernetes would refuse, or results that would be left in a pod."""
-    if args.command[0] in NOT_AS_JOBS:
-        raise ValueError(f"command must be one that a job can do, got {args.command[0]}")
-    check_no_password(args.command)
+    check_sendable(args.command)
     storage = value_of(args.command, "--storage")
     if storage and ("://" not in storage or storage.startswith("file:")):
         raise ValueError(

@@ -69,17 +69,7 @@ def fit_on_ray(
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # on the driver's node, as Ray's own controller of the training is: any other may be lost, and with it the queue
         reports = Queue(REPORTS_KEPT, actor_options={"num_cpus": 0, "scheduling_strategy": here})
-        trainer = Trainer(
-            partial(train_worker, spec, reports),
-            torch_config=ProcessGroup(timeout_s=PEER_TIMEOUT_S),
-            scaling_config=_scaling(stage),
-            run_config=RunConfig(
-                name=spec.run_uri.rsplit("/", 1)[-1],
-                storage_path=(environment.folder / "train/ray").uri,
-                failure_config=FailureConfig(max_failures=stage.max_failures, controller_failure_limit=1),
-                worker_runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}},
-            ),
-        )
+        trainer = _trainer(spec, environment, reports)
         previews = Previews(spec, done, log_preview)
         with Points(log_points) as points, Listener(reports, trainer, stage, done, points, previews) as listener:
             try:
@@ -107,6 +97,21 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
         """End the training where it is: `fit` raises RayActorError."""
         if self._controller is not None:
             ray.kill(self._controller)
+
+
+def _trainer(spec: TrainingSpec, environment: Environment, reports: Queue) -> Trainer:
+    run_config = RunConfig(
+        name=spec.run_uri.rsplit("/", 1)[-1],
+        storage_path=(environment.folder / "train/ray").uri,
+        failure_config=FailureConfig(max_failures=spec.stage.max_failures, controller_failure_limit=1),
+        worker_runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}},
+    )
+    return Trainer(
+        partial(train_worker, spec, reports),
+        torch_config=ProcessGroup(timeout_s=PEER_TIMEOUT_S),
+        scaling_config=_scaling(spec.stage),
+        run_config=run_config,
+    )
 
 
 def _resources(stage: TrainStage) -> dict[str, float]:

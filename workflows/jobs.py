@@ -149,8 +149,8 @@ def run_job(client: JobSubmissionClient, request: JobRequest) -> None:
 
     Raises JobFailed with the job's own last word if it does not succeed, or if the cluster is away for ten minutes.
     """
-    job_id, _ = attach_or_submit(client, request)
-    say(f"Ray job {job_id}")
+    job_id, attached = attach_or_submit(client, request)
+    say(which(job_id, attached))
     try:
         follow(client, job_id, AWAY_S if request.packages else ())  # our own Ray does not come back
     except KeyboardInterrupt:
@@ -165,7 +165,6 @@ def attach_or_submit(client: JobSubmissionClient, request: JobRequest) -> tuple[
     while True:
         attempts = attempts_of(client, request.key)
         if live := live_in(attempts):
-            say(f"attached to job {live}, which is already running")
             return live, True
         try:
             job_id: str = client.submit_job(
@@ -178,6 +177,11 @@ def attach_or_submit(client: JobSubmissionClient, request: JobRequest) -> tuple[
                 raise
         else:
             return job_id, False
+
+
+def which(job_id: str, attached: bool) -> str:
+    """For people: the job that a request came to."""
+    return f"attached to job {job_id}, which is already running" if attached else f"Ray job {job_id}"
 
 
 def follow(client: JobSubmissionClient, job_id: str, away_s: Sequence[float] = AWAY_S) -> str:

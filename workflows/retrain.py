@@ -19,7 +19,17 @@ from . import report, train
 from .config import EvaluateStage, GateConfig, JudgeConfig, Workers
 from .config_file import to_plain
 from .gate import Decision, decide
-from .jobs import attempts_of, cluster_address, live_in, open_client, own_id, remote_request, run_job
+from .jobs import (
+    attach_or_submit,
+    attempts_of,
+    cluster_address,
+    follow,
+    live_in,
+    open_client,
+    own_id,
+    remote_request,
+    which,
+)
 from .progress import say
 from .promotion import PROMOTED, REFUSED, carry_out, history
 from .run import Stages, drawable
@@ -91,7 +101,12 @@ def _on_cluster(config: Config, environment: Environment, address: str, key: str
     folder = environment.folder / "configs"
     folder.write_json(f"{key}.json", to_plain(config))
     places = ["--storage", environment.folder.uri, "--tracking-uri", environment.mlflow_uri]
-    run_job(client, remote_request(key, (STAGE, "--config", (folder / f"{key}.json").uri, *places)))
+    request = remote_request(key, (STAGE, "--config", (folder / f"{key}.json").uri, *places))
+    job_id, attached = attach_or_submit(client, request)
+    if attached:
+        return _busy(f"job {job_id} at {address} is at work on it")
+    say(which(job_id, attached))
+    follow(client, job_id)
     done = Tracker(environment).newest(config.name, STAGE)
     if done is None:
         raise JobFailed(f"the {STAGE} job succeeded, but its run is not in {environment.mlflow_uri}")

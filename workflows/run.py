@@ -130,7 +130,7 @@ class Stages:
     def model(self, shards: ShardSet) -> ModelVersion:
         """The trained model's version."""
         key = train.run_key(self.config, shards, train.start_of(self.config, Tracker(self.environment)))
-        return self._result("train", key, lambda: train.finished(self.config, self.environment, shards))
+        return self._result("train", key, lambda: train.finished(self.config.name, self.environment, key))
 
     def samples(self, model: ModelVersion) -> sample.SampleRun:
         """The sample run."""

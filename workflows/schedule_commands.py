@@ -23,7 +23,7 @@ from .schedule_arguments import (
     ScheduleRunArgs,
     ScheduleRunNowArgs,
 )
-from .schedule_database import only_daemon, open_schedules
+from .schedule_database import has_daemon, only_daemon, open_schedules
 from .scheduler import SystemClock, run_daemon
 from .schedules import Record, Schedule
 from .summary import columns
@@ -79,7 +79,9 @@ def run_now(args: ScheduleNameArgs) -> dict[str, Any]:
     """`ddpm schedule run-now`."""
     with open_schedules(args.where, args.schedules_uri) as schedules:
         schedule = schedules.change(args.name, requested=datetime.now(UTC))
-    say(f"schedule: {args.name} runs as soon as the daemon looks, which it does every second")
+        at_work = has_daemon(schedules)
+    when = "the daemon looks, which it does every second" if at_work else "there is a daemon: see ddpm schedule run"
+    say(f"schedule: {args.name} runs as soon as {when}")
     return _plain(schedule)
 
 

@@ -119,6 +119,15 @@ def only_daemon(schedules: Schedules) -> Iterator[Callable[[], None]]:
             yield lock.check
 
 
+def has_daemon(schedules: Schedules) -> bool:
+    """Whether one is at work on these schedules."""
+    try:
+        with only_daemon(schedules):
+            return False
+    except JobFailed:
+        return True
+
+
 def _refusal(engine: sql.Engine, who: str) -> JobFailed:
     return JobFailed(f"there is a daemon already on {engine.url.render_as_string()}: {who}; one is enough")
 

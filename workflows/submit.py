@@ -15,7 +15,7 @@ from diffusion.files import Folder
 
 from .credentials import check_no_password
 from .job_log import result_in
-from .jobs import JobRequest, attach_or_submit, follow, open_client, remote_request, stop
+from .jobs import JobRequest, attach_or_submit, follow, open_client, remote_request, stop, which
 from .progress import say
 from .words import value_of
 
@@ -48,7 +48,7 @@ def submit(
     client = open_client(address)
     request = request_of(client, command, python, credentials)
     job_id, attached = attach_or_submit(client, request)
-    say(f"Ray job {job_id}")
+    say(which(job_id, attached))
     if follows:
         try:
             print(result_in(follow(client, job_id)), file=sys.stderr)
@@ -67,15 +67,20 @@ def request_of(
 
     Raises ValueError for a command that is none for a job, that shows a password, or that names what is only here.
     """
-    if command[0] in NOT_AS_JOBS:
-        raise ValueError(f"command must be one that a job can do, got {command[0]}: call it here")
+    check_sendable(command)
     if value_of(command, "--address"):
         raise ValueError("address must be given before --: the job finds the cluster that it runs on")
-    check_no_password(command)
     key = key_of(command)
     if is_here(client):
         return remote_request(key, tuple(command), python, str(Path.cwd()), credentials)
     return remote_request(key, with_uris(command), python, "", credentials)
+
+
+def check_sendable(command: Sequence[str]) -> None:
+    """Raises ValueError for a command that is none for a job, or that shows a password."""
+    if command[0] in NOT_AS_JOBS:
+        raise ValueError(f"command must be one that a job can do, got {command[0]}: call it here")
+    check_no_password(command)
 
 
 def key_of(command: Sequence[str]) -> str:

@@ -100,13 +100,12 @@ def _precision(stage: TrainStage) -> Precision:
     return resolve_precision(stage.precision, torch.device("cuda" if stage.use_gpu else "cpu"))
 
 
-def finished(config: Config, environment: Environment, shards: ShardSet) -> ModelVersion | None:
-    """The model that this training run has already put into the registry, if it has."""
+def finished(name: str, environment: Environment, key: str) -> ModelVersion | None:
+    """The version of model `name` that the training run of this identity has already put there, if it has."""
     tracker = Tracker(environment)
-    if tracker.is_empty:
+    if tracker.is_empty or (found := tracker.finished(name, "train", key)) is None:
         return None
-    found = tracker.finished(config.name, "train", run_key(config, shards, start_of(config, tracker)))
-    return None if found is None else model_version(tracker, f"{config.name}/{found.tags[VERSION_TAG]}")
+    return model_version(tracker, f"{name}/{found.tags[VERSION_TAG]}")
 
 
 def run(config: Config, environment: Environment, shards: ShardSet, fresh: bool = False) -> ModelVersion:
@@ -117,20 +116,21 @@ def run(config: Config, environment: Environment, shards: ShardSet, fresh: bool 
     check_storage(environment)
     unet = config.unet(shards.image_size, shards.channels, len(shards.classes))
     EpochOrder([tar.num_samples for tar in shards.split("train")], config.train, epoch=0)  # raises for too few samples
-    start = start_of(config, Tracker(environment))
-    run_id_key = run_key(config, shards, start)
-    with locked(environment, f"train-{run_id_key}"):
-        if not fresh and (model := finished(config, environment, shards)) is not None:
+    tracker = Tracker(environment)
+    start = start_of(config, tracker)
+    key = run_key(config, shards, start)
+    with locked(environment, f"train-{key}"):
+        if not fresh and (model := finished(config.name, environment, key)) is not None:
             say(f"train: reused {model.uri}")
             return model
-        tracker, folder = Tracker(environment), environment.training(run_id_key)
+        folder = environment.training(key)
         begun = None if start is None else start_weights(start, config, shards)
         if fresh:
-            environment.folder.delete(f"train/{run_id_key}")
+            environment.folder.delete(f"train/{key}")
         if begun is not None:
             folder.write(START, begun)
         folder.write_json("config.json", to_plain(config))
-        run_id = tracker.start(config.name, "train", run_id_key, _tags(config, shards, start), _flat(to_plain(config)))
+        run_id = tracker.start(config.name, "train", key, _tags(config, shards, start), _flat(to_plain(config)))
         tracker.log_dataset(run_id, config.name, shards.digest, shards.folder.uri)
         with tracker.ending(run_id):
             stage = replace(config.train, precision=_precision(config.train))  # the workers' CPUs may differ from ours

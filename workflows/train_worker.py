@@ -25,6 +25,7 @@ from diffusion.training import StepReport, Training, fit
 from diffusion.unet import UNet
 
 from .checkpoints import newest_checkpoint, newest_name, reason_to_stop, stop_launch
+from .credentials import with_credentials
 from .recorder import Recorder
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .training_spec import TrainingSpec
 
 
+@with_credentials
 def train_worker(spec: TrainingSpec, reports: Queue) -> None:
     """Train from the newest checkpoint to the last step, as one of the workers of the group.
 

@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from workflows.credentials import CREDENTIALS_FILE, check_no_password, load_credentials
+from workflows.cli import WRONG_CALL, judged
+from workflows.credentials import CREDENTIALS_FILE, check_no_password, load_credentials, with_credentials
 
 
 @pytest.fixture
@@ -37,6 +38,22 @@ def test_a_wrong_line_is_named_by_its_number_and_not_shown(file):
     with pytest.raises(ValueError, match="in line 2 of") as refused:
         load_credentials()
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_command_with_a_wrong_file_says_so_in_one_line(file):
+    code, error = judged(["champions"])
+
+    assert code == WRONG_CALL
+    assert error.startswith("credentials must be a file that can be read")
+    assert "\n" not in error
+
+
+def test_a_workers_function_finds_them_in_its_environment(file, monkeypatch):
+    monkeypatch.setenv("DDPM_TEST_SECRET", "")
+    monkeypatch.delenv("DDPM_TEST_SECRET")
+    file.write_text("DDPM_TEST_SECRET=a\n")
+
+    assert with_credentials(os.environ.get)("DDPM_TEST_SECRET", "none") == "a"
 
 
 @pytest.mark.parametrize("word", ["--tracking-uri=http://me:hunter2@mlflow:5000", "postgresql://me:hunter2@db/x"])

@@ -83,7 +83,8 @@ def test_what_is_added_beside_a_running_daemon_is_run(ddpm, daemon, tmp_path):
     process = daemon()
     for name, words in {"good": ["config", "smoke"], "bad": ["verify", "nothing"]}.items():
         assert ddpm("add", name, "--cron", "0 3 * * *", "--", *words)[0] == 0
-        assert ddpm("run-now", name)[0] == 0
+        code, _, said = ddpm("run-now", name)
+        assert (code, "as soon as the daemon looks" in said) == (0, True)
     second, _, refused = ddpm("run")
     wait_for(lambda: {*outcomes(ddpm)} == {DONE, FAILED}, process)
     good, bad = history(ddpm, "good")[0], history(ddpm, "bad")[0]
@@ -167,11 +168,13 @@ def test_a_schedule_is_listed_paused_resumed_and_removed(ddpm):
     ddpm("pause", "nightly")
     paused = ddpm("list")[1]
     resumed = ddpm("resume", "nightly", "--json")[1]
+    nobody = ddpm("run-now", "nightly")[2]
     removed = ddpm("remove", "nightly")
 
     assert json.loads(added[1])["command"] == ["verify", "my cats"]
     assert "nightly  0 3 * * *  Europe/Berlin" in listed
     assert listed.endswith("verify 'my cats'\n")
+    assert "as soon as there is a daemon: see ddpm schedule run" in nobody
     assert "paused" in paused
     assert json.loads(resumed)["paused"] is False
     assert removed[0] == 0
