@@ -63,27 +63,25 @@ def run(environment: Environment, what: str, data: str, split: str, stage: Evalu
     """
     check_storage(environment)
     tracker = Tracker(environment)
-    with TemporaryDirectory() as temporary:
-        asked = find(environment, tracker, what, data, split, Path(temporary))
-        check_alike(asked.subject, asked.data)
-        if stage.bits_images and asked.model is None:
-            raise ValueError(f"bits_images must be 0 for pictures that no model drew, got {stage.bits_images}")
-        if not asked.data.num_samples(stage.reference):
-            raise ValueError(f"reference must have pictures; {asked.data.folder.uri} has none in {stage.reference}")
-        check_nets(environment, stage)
-        key = evaluation_key(asked, stage)
-        with locked(environment, f"evaluate-{key}", wait_s=FOR_EVER):
-            if (done := tracker.finished(asked.name, "evaluate", key)) is not None:
-                say(f"evaluate: reused run {done.run_id}")
-                return done
-            return _evaluate(environment, tracker, asked, stage, key)
+    asked = find(environment, tracker, what, data, split)
+    check_alike(asked.subject, asked.data)
+    if stage.bits_images and asked.model is None:
+        raise ValueError(f"bits_images must be 0 for pictures that no model drew, got {stage.bits_images}")
+    if not asked.data.num_samples(stage.reference):
+        raise ValueError(f"reference must have pictures; {asked.data.folder.uri} has none in {stage.reference}")
+    check_nets(environment, stage)
+    key = evaluation_key(asked, stage)
+    with locked(environment, f"evaluate-{key}", wait_s=FOR_EVER):
+        if (done := tracker.finished(asked.name, "evaluate", key)) is not None:
+            say(f"evaluate: reused run {done.run_id}")
+            return done
+        return _evaluate(environment, tracker, asked, stage, key)
 
 
 def finished(environment: Environment, run_id: str, data: ShardSet, stage: EvaluateStage) -> TrackedRun | None:
     """The evaluation of this sample run beside this data, if it is done. Raises ValueError if the data has changed."""
     tracker = Tracker(environment)
-    with TemporaryDirectory() as temporary:
-        asked = find(environment, tracker, run_id, data.folder.uri, "train", Path(temporary))
+    asked = find(environment, tracker, run_id, data.folder.uri, "train")
     if asked.data.digest != data.digest:
         raise ValueError(f"the shard set at {data.folder.uri} was added to meanwhile; run again to work with all of it")
     return tracker.finished(asked.name, "evaluate", evaluation_key(asked, stage))
@@ -128,8 +126,8 @@ def _bits(asked: Asked, stage: EvaluateStage) -> dict[str, float]:
     return bits(model_files(asked.model.uri, pull_model(asked.model)), images, labels, stage)
 
 
-def find(environment: Environment, tracker: Tracker, what: str, data: str, split: str, temporary: Path) -> Asked:
-    """Find what is to be measured; samples that have gone from the storage are fetched from MLflow."""
+def find(environment: Environment, tracker: Tracker, what: str, data: str, split: str) -> Asked:
+    """Find what is to be measured; samples that have gone from the storage come back to it from MLflow."""
     if (folder := Folder(what)).exists(DATASET):
         if not data:
             raise ValueError(f"data must be given, the shard set to compare {what} with")
@@ -146,7 +144,16 @@ def find(environment: Environment, tracker: Tracker, what: str, data: str, split
     model = model_version(tracker, tracked.tags[MODEL_TAG])
     folder = environment.samples(tracked.key)
     if not folder.exists(DATASET):
-        folder = Folder(tracker.download(tracked.run_id, "samples", temporary))
+        _bring_back(tracker, tracked.run_id, folder)
     shards, reference = open_shard_set(folder), open_shard_set(Folder(data or model.tags[URI_TAG]))
     tags = {MODEL_TAG: model.uri, DIGEST_TAG: model.tags[DIGEST_TAG], "ddpm.sample_run": tracked.run_id}
     return Asked(Subject(shards, "train", tracked.key), reference, model.name, tags, model, tracked)
+
+
+def _bring_back(tracker: Tracker, run_id: str, folder: Folder) -> None:
+    """A sample run's shard set from MLflow into its place, which every node reaches; dataset.json, as ever, last."""
+    with TemporaryDirectory() as temporary:
+        logged = tracker.download(run_id, "samples", Path(temporary))
+        files = [file for file in logged.rglob("*") if file.is_file()]
+        for file in sorted(files, key=lambda file: file.name == DATASET):
+            folder.write(str(file.relative_to(logged)), file.read_bytes())

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -145,6 +146,18 @@ def test_beside_held_out_pictures_the_training_pictures_take_their_place(evaluat
     assert found["frechet_thumbnails_held_out"] == pytest.approx(drawn["frechet_thumbnails_held_out"])
     assert found["nearest_distance_ratio"] == drawn["nearest_distance_ratio"]
     assert drawn["frechet_thumbnails"] == pytest.approx(whole["metrics"]["frechet_thumbnails"])
+
+
+def test_samples_that_have_gone_from_the_storage_come_back(evaluate, whole, place):
+    (folder,) = (place / "samples").iterdir()
+    digest = open_shard_set(Folder(folder)).digest
+    shutil.rmtree(folder)
+    shutil.rmtree(place / "features/thumbnails")
+    asked = ("--reference", "val", "--features", "thumbnails", "--bits-images", "1")
+    found = evaluate(whole["sample_run"], *asked)["metrics"]
+
+    assert found["n"] == 40
+    assert open_shard_set(Folder(folder)).digest == digest
 
 
 def wrong_calls(whole, small):
