@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +23,9 @@ from tempfile import TemporaryFile, mkdtemp
 from typing import IO
 
 START_TIMEOUT_S = 60.0
+LOGS = Path("/tmp")  # noqa: S108 - where Ray's own are; a longer path would be too long for its sockets
+PREFIX = "ddpm-ray-"
+KEEP_LOGS_S = 7 * 24 * 3600.0
 GUARD = "import os, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), 9)"
 
 
@@ -37,12 +41,13 @@ class LocalRay:
 
 @cache
 def start_local_ray() -> LocalRay:
-    """Start Ray, once. It ends with this process, however that ends; its logs stay in /tmp/ddpm-ray-*.
+    """Start Ray, once. It ends with this process, however that ends; its logs stay in /tmp/ddpm-ray-* for a week.
 
     It has a dashboard even where nobody submits jobs: without its state API, Ray Train takes 12 s longer to end.
 
     Raises RuntimeError, with the end of Ray's own output, if it does not come up.
     """
+    sweep_logs()
     gcs, dashboard, agent, client = free_ports(4)
     python = Path(sys.executable)
     path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"  # jobs say "python" and mean this one
@@ -51,7 +56,7 @@ def start_local_ray() -> LocalRay:
                f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
                f"--ray-client-server-port={client}"]  # fmt: skip
     # Ray notes the cluster that was started last in its temporary folder, and jobs, ours too, believe the note.
-    command.append(f"--temp-dir={mkdtemp(prefix='ddpm-ray-', dir='/tmp')}")
+    command.append(f"--temp-dir={mkdtemp(prefix=PREFIX, dir=LOGS)}")
     with TemporaryFile("w+") as log:
         process = subprocess.Popen(
             command,
@@ -68,6 +73,15 @@ def start_local_ray() -> LocalRay:
         atexit.register(_stop, guard, process)
         _await(process, dashboard, log)
     return LocalRay(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}")
+
+
+def sweep_logs() -> None:
+    """Take away what past Rays of ours left: all in which nothing has been written for a week, as a live one does."""
+    for folder in LOGS.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # a live one's files come and go
+            newest = max(each.lstat().st_mtime for each in [folder, *folder.rglob("*")])
+            if time.time() - newest > KEEP_LOGS_S:
+                shutil.rmtree(folder, ignore_errors=True)  # it may be another user's
 
 
 def free_ports(count: int) -> list[int]:
