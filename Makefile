@@ -31,7 +31,7 @@ demo: $(INSTALLED)  ## The whole job on scikit-learn's digits, into ./runs
 	$(BIN)/ddpm run digits
 
 test: $(INSTALLED)  ## All tests but the slow ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(INSTALLED)  ## The tests that need a GPU; elsewhere they are skipped
 	$(BIN)/python -m pytest -m gpu

@@ -15,9 +15,14 @@ PATHS = {
 """where MLflow's database has the storage's path in it"""
 
 
+UNTOUCHED = "untouched"
+"""beside a storage that tests add to: as it was before"""
+
+
 def moved(storage, to, uri="", ago_s=0):
     """A copy of a storage: its files at `to`, its database knowing them as being at `uri`, all runs so long over."""
-    shutil.copytree(storage, to, symlinks=True)
+    before = storage.parent / UNTOUCHED
+    shutil.copytree(before if before.exists() else storage, to, symlinks=True)
     with sqlite3.connect(to / "mlflow.db") as database:
         for table, columns in PATHS.items():
             for column in columns:

@@ -1,12 +1,14 @@
 """The whole job on a real Ray and a real MLflow: run once for the session, then looked at from every side."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from moved_storage import UNTOUCHED
 from postgres import open_postgres
 
 
@@ -33,6 +35,7 @@ def storage(tmp_path_factory):
 def whole(ddpm, cluster, storage):
     """`ddpm run smoke` on the session's cluster, by its Jobs API; its result."""
     done = ddpm("run", "smoke", "--storage", str(storage), "--address", cluster.dashboard, "--json")
+    shutil.copytree(storage, storage.parent / UNTOUCHED, symlinks=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
