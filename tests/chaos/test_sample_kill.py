@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
 DDPM = [sys.executable, "-m", "workflows.cli"]
 NUM = 2000
-LIMIT_S = 300
+LIMIT_S = 900
 
 
 @pytest.fixture(scope="module")
