@@ -143,7 +143,8 @@ def _data(tracker: Tracker, tracked: TrackedRun) -> tuple[Picture | None, str]:
     try:
         uri = model_version(tracker, tracked.tags[MODEL_TAG]).tags[URI_TAG]
         shards = open_shard_set(Folder(uri))
-        picture = sheet(shards, "A contact sheet of training pictures", "training pictures", DATA_ROWS)
+        seen = shards.spread("train", LOOK_AT)
+        picture = sheet(shards, seen, "A contact sheet of training pictures", "training pictures", DATA_ROWS)
     except (ValueError, OSError) as err:
         return None, f"The training data {uri} cannot be read any more: {err}"
     shape = f"{shards.image_size}x{shards.image_size} {'grey' if shards.channels == 1 else 'colour'} pictures"
@@ -164,7 +165,8 @@ def _pictures(tracker: Tracker, run_id: str, temporary: Path) -> tuple[dict[str,
     if "samples" in there:
         try:
             shards = _first_tars(tracker, run_id, temporary)
-            by_class = sheet(shards, "Samples of the run, by class", "samples", SAMPLE_ROWS)
+            first = range(min(LOOK_AT, shards.num_samples("train")))
+            by_class = sheet(shards, first, "Samples of the run, by class", "samples", SAMPLE_ROWS)
             return pictures, by_class if by_class.heads or grid is None else grid
         except (ValueError, OSError) as err:
             say(f"report: the samples cannot be laid out by class: {err}")

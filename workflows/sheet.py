@@ -13,6 +13,8 @@ from diffusion.grid import WHITE, image_grid
 from .page import Picture
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from jaxtyping import Int64
     from numpy import ndarray
 
@@ -25,12 +27,12 @@ LOOK_AT = 200
 """pictures are read, to find enough of each class"""
 
 
-def sheet(shards: ShardSet, alt: str, what: str, num_rows: int) -> Picture:
-    """The first pictures of the training split, by class, with how many of `what` they are.
+def sheet(shards: ShardSet, positions: Iterable[int], alt: str, what: str, num_rows: int) -> Picture:
+    """The pictures at these positions of the training split, by class, with how many of `what` they are.
 
     Raises ValueError or OSError where they cannot be read.
     """
-    images, labels = SampleReader(shards, "train").read(range(min(LOOK_AT, shards.num_samples("train"))))
+    images, labels = SampleReader(shards, "train").read(positions)
     columns, heads = columns_by_class(labels, shards.classes, num_rows)
     blank = torch.full((1, *images.shape[1:]), WHITE, dtype=torch.uint8)
     order = [i for row in zip(*columns, strict=True) for i in row]

@@ -71,9 +71,8 @@ def _counts(shards: ShardSet) -> dict[str, float]:
 
 
 def contact_sheet(shards: ShardSet) -> bytes:
-    """The first pictures of the first training tars (they are in random order), as a PNG."""
-    reader = SampleReader(shards, "train")
-    images, _ = reader.read(range(min(SHEET_IMAGES, shards.num_samples("train"))))
+    """Pictures from all over the training split, as a PNG."""
+    images, _ = SampleReader(shards, "train").read(shards.spread("train", SHEET_IMAGES))
     return encode_png(image_grid(torch.from_numpy(images), SHEET_COLUMNS, SHEET_PIXELS))
 
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 DATASET = "dataset.json"
 FORMAT_VERSION = 1
+SPREAD_OVER = 16  # tars, at most: each is another file to open
 PART = re.compile(r"(?:train|val|part)-(\d{6,})\.(?:tar|parquet)")
 
 
@@ -58,6 +60,17 @@ class ShardSet(Header):
     def num_samples(self, split: str) -> int:
         """How many samples a split has."""
         return sum(tar.num_samples for tar in self.split(split))
+
+    def spread(self, split: str, num: int) -> list[int]:
+        """Positions of at most `num` samples from all over a split, as many of each of some tars.
+
+        A tar's own may have been neighbours in the source.
+        """
+        sizes = [tar.num_samples for tar in self.split(split)]
+        starts = [0, *accumulate(sizes)]
+        chosen = range(0, len(sizes), -(-len(sizes) // SPREAD_OVER) or 1)
+        each = num // max(1, len(chosen))
+        return [starts[tar] + number for tar in chosen for number in range(min(each, sizes[tar]))]
 
     @property
     def counts(self) -> dict[str, int]:

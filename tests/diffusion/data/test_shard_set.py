@@ -1,13 +1,17 @@
 import hashlib
 import json
 import shutil
+from bisect import bisect
+from dataclasses import replace
+from itertools import accumulate
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion.data.plan import Plan, ShardConfig, make_plan
-from diffusion.data.shard_set import commit_plan, count_rejects, digest_of, open_shard_set
+from diffusion.data.shard_set import SPREAD_OVER, commit_plan, count_rejects, digest_of, open_shard_set
 from diffusion.data.shards import ShardReport, TarStats, make_shard
 from diffusion.files import Folder
 
@@ -170,3 +174,16 @@ def test_rejects_are_added_up_over_shards_the_most_frequent_first():
     reports = [ShardReport(0, [], {"a": 1, "b": 2}), ShardReport(1, [], {"b": 1, "c": 2})]
 
     assert list(count_rejects(reports).items()) == [("b", 3), ("c", 2), ("a", 1)]
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(SPREAD_OVER, 500))
+def test_a_spread_comes_from_all_over_the_set_and_is_not_too_large(finished, sizes, num):
+    tars = [tar(f"train-{number:06d}.tar", num_samples=size) for number, size in enumerate(sizes)]
+    positions = replace(finished, tars=tars).spread("train", num)
+    of_tar = [bisect(list(accumulate(sizes)), position) for position in positions]
+
+    assert positions == sorted(set(positions))
+    assert positions[-1] < sum(sizes)
+    assert len(positions) <= num
+    assert of_tar[0] == 0
+    assert np.diff([*sorted(set(of_tar)), len(sizes)]).max() <= -(-len(sizes) // SPREAD_OVER)
