@@ -13,6 +13,11 @@ from .progress import say
 if TYPE_CHECKING:
     from .storage import Environment
 
+ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a gigabyte of processes for jobs that we do not have
+    "PYTHONWARNINGS": "ignore",  # MLflow's own dependencies warn each other at every start
+}
+
 
 def command(environment: Environment, port: int) -> list[str]:
     """The server's command line. Raises ValueError if there is a server already, or nothing to show."""
@@ -21,7 +26,8 @@ def command(environment: Environment, port: int) -> list[str]:
         raise ValueError(f"{uri} is an MLflow server: open it in a browser")
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise ValueError(f"storage must hold runs to look at; there is no {uri.removeprefix('sqlite:///')}")
-    serve = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", uri]
+    place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    serve = ["-m", "mlflow", "server", *place, "--backend-store-uri", uri]
     root = environment.artifact_root
     return [sys.executable, *serve, *(["--default-artifact-root", root] if root else [])]
 
@@ -38,5 +44,5 @@ def serve(environment: Environment, port: int) -> NoReturn:
                 f"port must be free to listen on, got {port}: {err.strerror}; give another --port"
             ) from None
     say(f"MLflow at http://127.0.0.1:{port} in some seconds; Ctrl-C ends it")
-    os.environ["PYTHONWARNINGS"] = "ignore"  # MLflow's own dependencies warn each other at every start
+    os.environ |= ENVIRONMENT
     os.execv(argv[0], argv)  # noqa: S606 - our own interpreter

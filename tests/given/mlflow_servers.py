@@ -12,7 +12,7 @@ from waiting import wait_for
 
 from workflows.local_ray import free_ports
 from workflows.storage import Environment
-from workflows.ui import command
+from workflows.ui import ENVIRONMENT, command
 
 
 class Server:
@@ -72,6 +72,7 @@ class TrackingServer(Server):
         self.uri = f"http://127.0.0.1:{port}"
         store = [f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--artifacts-destination={folder}/artifacts"]
         self.command = [sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=1", *store]
+        self.environment = {**os.environ, **ENVIRONMENT}
         self.start()
 
 
@@ -81,5 +82,6 @@ class Interface(Server):
     def __init__(self, storage):
         port = free_ports(1)[0]
         self.uri = f"http://127.0.0.1:{port}"
-        self.command = [*command(Environment(storage=str(storage)), port), "--workers=1"]
+        self.command = [*command(Environment(storage=str(storage)), port)]
+        self.environment = {**os.environ, **ENVIRONMENT}
         self.start()
