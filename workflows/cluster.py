@@ -20,9 +20,9 @@ from ray.exceptions import RayError, RayTaskError
 from diffusion.settings import narrowed
 
 from .config import GpuWorkers, Workers
-from .credentials import with_credentials
 from .interrupt import handlers_kept
 from .local_ray import start_local_ray
+from .on_worker import on_worker
 from .progress import Bar, say
 from .storage import JobFailed
 
@@ -169,7 +169,7 @@ def map_tasks(function: Callable[[S, C], R], specs: Iterable[S], common: C, work
     A task is retried if its worker dies or the storage fails it (OSError); what it raises
     else is raised here.
     """
-    task = ray.remote(with_credentials(function)).options(
+    task = ray.remote(on_worker(function)).options(
         num_cpus=workers.cpus_per_worker,
         num_gpus=workers.gpus_per_worker,
         max_retries=3,

@@ -5,20 +5,17 @@ Ray shows a job's command and its environment to whoever may list jobs.
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 CREDENTIALS_FILE = "DDPM_CREDENTIALS_FILE"
 """environment variable of the path of such a file: lines of NAME=VALUE, `#` before what is none"""
 LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def load_credentials() -> None:
@@ -39,17 +36,6 @@ def load_credentials() -> None:
         if found is None:
             raise ValueError(f"credentials must be lines of NAME=VALUE, got another in line {number} of {path}")
         os.environ.setdefault(found[1], found[2])
-
-
-def with_credentials(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function, for a worker of Ray's, whose environment is the visible one: the file is loaded before it."""
-
-    @functools.wraps(function)
-    def loaded(*args: P.args, **kwargs: P.kwargs) -> R:
-        load_credentials()
-        return function(*args, **kwargs)
-
-    return loaded
 
 
 def check_no_password(words: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from diffusion.process import Diffusion, to_uint8
 from diffusion.sampling import SamplerConfig, sample_trajectory
 from diffusion.unet import UNet
 
-from .credentials import with_credentials
+from .on_worker import on_worker
 from .progress import say
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Previews:
         self.spec, self.show = spec, show
         self.every = spec.stage.preview_every
         self._drawn = done // self.every if self.every else 0
-        self._task = ray.remote(with_credentials(draw_preview)).options(num_cpus=0, max_retries=0)
+        self._task = ray.remote(on_worker(draw_preview)).options(num_cpus=0, max_retries=0)
         self._running: dict[Any, int] = {}
 
     def look(self, report: Report) -> None:

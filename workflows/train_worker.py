@@ -25,7 +25,7 @@ from diffusion.training import StepReport, Training, fit
 from diffusion.unet import UNet
 
 from .checkpoints import newest_checkpoint, newest_name, reason_to_stop, stop_launch
-from .credentials import with_credentials
+from .on_worker import on_worker
 from .recorder import Recorder
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .training_spec import TrainingSpec
 
 
-@with_credentials
+@on_worker
 def train_worker(spec: TrainingSpec, reports: Queue) -> None:
     """Train from the newest checkpoint to the last step, as one of the workers of the group.
 

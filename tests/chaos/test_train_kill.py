@@ -17,7 +17,7 @@ from waiting import wait_for
 pytestmark = pytest.mark.ray
 
 FLAGS = ["--keep-checkpoints=1", "--cpus-per-worker=0.5", "--precision=fp32", "--checkpoint-every=20"]
-FEW, MANY = 120, 2000
+FEW, MANY = 60, 2000
 """steps"""
 KILLS = 20
 WORKER = "ray::RayTrainWorker"

@@ -3,7 +3,8 @@ import os
 import pytest
 
 from workflows.cli import WRONG_CALL, judged
-from workflows.credentials import CREDENTIALS_FILE, check_no_password, load_credentials, with_credentials
+from workflows.credentials import CREDENTIALS_FILE, check_no_password, load_credentials
+from workflows.on_worker import on_worker
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_a_workers_function_finds_them_in_its_environment(file, monkeypatch):
     monkeypatch.delenv("DDPM_TEST_SECRET")
     file.write_text("DDPM_TEST_SECRET=a\n")
 
-    assert with_credentials(os.environ.get)("DDPM_TEST_SECRET", "none") == "a"
+    assert on_worker(os.environ.get)("DDPM_TEST_SECRET", "none") == "a"
 
 
 @pytest.mark.parametrize("word", ["--tracking-uri=http://me:hunter2@mlflow:5000", "postgresql://me:hunter2@db/x"])
