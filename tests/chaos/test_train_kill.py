@@ -111,14 +111,14 @@ def test_a_killed_driver_takes_its_ray_with_it_and_the_next_run_goes_on(data, un
     flags = [flag.replace("--", "--train.") for flag in (*FLAGS, f"--steps={FEW}", "--num-workers=2")]
     command = [*DDPM, "run", "smoke", *flags, "--storage", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    wait_for(lambda: list(tmp_path.glob("train/*/attempt-1/step-00000040/COMMIT")))
+    wait_for(lambda: list(tmp_path.glob("train/*/attempt-1/step-00000020/COMMIT")))
     process.kill()
     process.wait()
     wait_for(lambda: not processes_with(str(tmp_path)), limit_s=20)
     again = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert again.returncode == 0, again.stderr
-    assert int(re.search(r"going on from the checkpoint at step (\d+) of", again.stderr)[1]) >= 40
+    assert int(re.search(r"going on from the checkpoint at step (\d+) of", again.stderr)[1]) >= 20
     assert differing(final_weights(tmp_path, FEW), unbroken()) == []
 
 
@@ -140,7 +140,7 @@ def processes_with(text):
 def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(damage, command, unbroken, tmp_path):
     words = command(tmp_path, FEW, 2, "--keep-checkpoints=3")
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
-    wait_for(lambda: list(tmp_path.glob("train/*/attempt-1/step-00000060/COMMIT")))
+    wait_for(lambda: list(tmp_path.glob("train/*/attempt-1/step-00000040/COMMIT")))
     process.kill()
     process.wait()
     wait_for(lambda: not workers(), limit_s=60)

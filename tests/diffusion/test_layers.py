@@ -42,6 +42,7 @@ def test_a_pointwise_layer_is_a_1x1_convolution():
     torch.testing.assert_close(layer(x), expected)
 
 
+@pytest.mark.chaos  # a minute
 def test_a_compiled_network_names_what_the_eager_one_does_and_trains_alike():
     shape = {"image_size": 16, "base_channels": 16, "channel_mults": (1, 2), "num_res_blocks": 1, "norm_groups": 4}
     torch.manual_seed(0)

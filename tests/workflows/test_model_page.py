@@ -28,6 +28,7 @@ def test_the_card_says_what_the_model_was_made_of_and_how_good_it_is(version, wh
     assert f"{whole['metrics']['frechet_thumbnails']:.4g} Fréchet distance" in card
 
 
+@pytest.mark.chaos  # a minute
 def test_the_code_on_the_card_runs(version, model_files, client, tmp_path):
     ours, theirs = re.findall(r"```python\n(.*?)```", version.description, re.DOTALL)
     (theirs_in,) = model_files.glob("**/diffusers")

@@ -156,6 +156,7 @@ def test_what_cannot_be_mended_gets_one_line(restore, whole, tmp_path):
     assert not (tmp_path / "out" / "restored.json").exists()
 
 
+@pytest.mark.chaos  # half a minute
 def test_another_average_of_the_same_training_is_a_model_of_its_own(ddpm, whole, storage):
     done = ddpm("average", "smoke", "--std", "0.07", "--storage", str(storage), "--json")
     made = json.loads(done.stdout.splitlines()[-1])
