@@ -1,6 +1,6 @@
 """What the sampling job costs beside the bare sampler, and how good its samplers are: `make bench-sample-job`.
 
-    python tests/bench/sample_job.py [--num N] [--rounds N] [--ancestral-steps N]
+    python tests/bench/sample_job.py [--num N] [--rounds N] [--ancestral_steps N]
 
 The bare sampler draws in a process of its own, which has the model: as PyTorch is, and with the memory kept that it
 frees, as our workers do. The job is `ddpm sample` with everything on: Ray, PNGs, tars, hashes, MLflow. Each has a turn

@@ -126,7 +126,7 @@ def test_the_whole_run_goes_through_it(store, service, monkeypatch):
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
-    words = ["run", "smoke", "--storage", f"s3://{BUCKET}/runs", "--tracking-uri", service.uri, "--json"]
+    words = ["run", "digits", "--num=100", "--storage", f"s3://{BUCKET}/runs", "--tracking-uri", service.uri, "--json"]
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
     refused = subprocess.run([*DDPM, *words], capture_output=True, text=True, check=False)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
@@ -137,7 +137,7 @@ def test_the_whole_run_goes_through_it(store, service, monkeypatch):
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "which refuses what it was given" in refused.stderr
-    assert result["model"] == "models:/smoke/1"
+    assert result["model"] == "models:/digits/1"
     assert result["champion"]
     assert [key for key in logged if key.endswith("model.safetensors")]
     assert [key for key in logged if key.endswith("grid.png")]

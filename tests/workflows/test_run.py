@@ -284,3 +284,9 @@ def test_a_flat_folder_of_colour_pictures_trains_a_model_without_classes(ddpm, c
     )  # as the README says: the settings are those that the model was saved with, not those of the default preset
     drawn = Folder(json.loads(again.stdout.splitlines()[-1])["samples"]).read_json("config.json")["sample"]
     assert (drawn["num"], drawn["sampler"], drawn["steps"], drawn["guidance"]) == (3, "ddim", 5, 1.0)
+
+
+def test_settings_are_in_mlflow_as_they_are_typed(whole, client):
+    told = client.get_run(whole["sample_run"]).data.params
+
+    assert (told["features"], told["labels"], told["sampler"]) == ("thumbnails", "", "ddim")

@@ -111,7 +111,7 @@ class Tracker:
         run = self.client.create_run(
             experiment_id, run_name=f"{stage}-{key[:8]}", tags={STAGE_TAG: stage, KEY_TAG: key, **tags}
         )
-        values = [Param(name, str(value)[:MAX_PARAM_LENGTH]) for name, value in params.items()]
+        values = [Param(name, _typed(value)[:MAX_PARAM_LENGTH]) for name, value in params.items()]
         self.client.log_batch(run.info.run_id, params=values)
         return str(run.info.run_id)
 
@@ -248,3 +248,8 @@ def tracked(run: Any) -> TrackedRun:
     data, info = run.data, run.info
     seconds = (info.end_time - info.start_time) / 1000 if info.end_time else None
     return TrackedRun(info.run_id, dict(data.tags), dict(data.metrics), dict(data.params), info.status, seconds)
+
+
+def _typed(value: object) -> str:
+    """A setting as it is typed after its flag."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
