@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from diffusion.checkpoint import load_model, load_weights
 from diffusion.ema import Snapshot, reconstruct
 
-from .checkpoints import read_snapshot, snapshots
 from .progress import say
 from .tracking import DIGEST_TAG, URI_TAG, ModelVersion, Tracker, model_version, pull_model
 from .train import register
+from .training.checkpoints import read_snapshot, snapshots
 
 if TYPE_CHECKING:
     from .storage import Environment

@@ -14,8 +14,8 @@ from .interrupt import Interruptible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .arguments import Common
-    from .command import Command
+    from .commands.arguments import Common
+    from .commands.command import Command
 
 DONE, FAILED, WRONG_CALL = 0, 1, 2
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def judged(words: list[str]) -> tuple[int, str]:
     """Do what the words say; the exit code, and a line about what went wrong, if something did."""
-    from .credentials import load_credentials
+    from .cluster.credentials import load_credentials
     from .storage import JobFailed
 
     try:
@@ -56,7 +56,7 @@ def judged(words: list[str]) -> tuple[int, str]:
 
 def dispatch(words: list[str]) -> int:
     """Run the command that the words name; the exit code."""
-    from .auth import guard_local_ray
+    from .cluster.auth import guard_local_ray
 
     if not words or words[0] in ("-h", "--help"):
         print(_help(), end="")
@@ -71,9 +71,9 @@ def dispatch(words: list[str]) -> int:
 
 def understood(words: list[str]) -> tuple[Command, Common]:
     """A command line's command and flags. Raises ValueError if it, or a command that it is about, means nothing."""
-    from .arguments import WrapsArgs
-    from .commands import COMMANDS
-    from .parsing import parse
+    from .commands.arguments import WrapsArgs
+    from .commands.parsing import parse
+    from .commands.stages import COMMANDS
 
     groups = {name.split()[0] for name in COMMANDS if " " in name}
     name = " ".join(words[: 2 if words[0] in groups else 1])
@@ -87,8 +87,8 @@ def understood(words: list[str]) -> tuple[Command, Common]:
 
 
 def _help() -> str:
-    from .commands import COMMANDS
-    from .presets import DEFAULT_PRESET, PRESETS
+    from .commands.presets import DEFAULT_PRESET, PRESETS
+    from .commands.stages import COMMANDS
 
     lines = [f"  {name:<14}{(command.args.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return HELP.format(commands="\n".join(lines), presets=", ".join(PRESETS), default=DEFAULT_PRESET)

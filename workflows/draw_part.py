@@ -22,7 +22,7 @@ from diffusion.sampling import sample_images
 from diffusion.seeding import image_seeds
 
 from .drawing import ModelFiles, Part, chosen_labels, loaded
-from .features import NetFile, file_of, write_features
+from .metrics.features import NetFile, file_of, write_features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from diffusion.data.shard_set import DATASET, ShardSet, open_shard_set
 from diffusion.files import Folder
 
-from .bits import bits
-from .cluster import connected
+from .cluster.connection import connected
 from .config_file import to_plain
 from .drawing import model_files
-from .feature_nets import check_nets, feature_nets
-from .features import read_first
-from .measure import NEIGHBOURS, Subject, check_alike, measure
+from .metrics.bits import bits
+from .metrics.feature_nets import check_nets, feature_nets
+from .metrics.features import read_first
+from .metrics.measure import NEIGHBOURS, Subject, check_alike, measure
 from .progress import say
 from .storage import FOR_EVER, check_storage, locked
 from .tracking import (

@@ -15,7 +15,7 @@ from pyarrow import fs
 
 from diffusion.files import Folder
 
-from .promotion import fallback
+from .champions.promotion import fallback
 from .reachable import Thing, unreachable
 from .storage import JobFailed, held_locks, locked
 from .tracking import (

@@ -19,7 +19,8 @@ from diffusion.data.adopt import (
 )
 from diffusion.files import Folder
 
-from .cluster import connected, map_tasks
+from .cluster.connection import connected
+from .cluster.tasks import map_tasks
 from .progress import Bar, say
 from .storage import JobFailed
 

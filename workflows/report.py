@@ -15,11 +15,11 @@ from diffusion.data.shard_set import DATASET, open_shard_set
 from diffusion.files import Folder
 from diffusion.loss_by_time import NUM_PARTS
 
-from .curves import Curve
 from .lineage import HEX, lineage, lines
-from .page import Picture, Report, page
+from .pages.curves import Curve
+from .pages.page import Picture, Report, page
+from .pages.sheet import LOOK_AT, sheet
 from .progress import say
-from .sheet import LOOK_AT, sheet
 from .tracking import (
     DIGEST_TAG,
     MODEL_TAG,

@@ -24,7 +24,8 @@ from diffusion.restore import RestoreConfig, damaged, restore_images
 from diffusion.seeding import generator, key
 from diffusion.settings import narrowed
 
-from .cluster import connected, make_missing
+from .cluster.connection import connected
+from .cluster.tasks import make_missing
 from .config_file import to_plain
 from .drawing import ModelFiles, Part, check_sampler, loaded, model_files, parts_of
 from .progress import say

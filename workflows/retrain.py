@@ -16,10 +16,9 @@ from diffusion.sampling import SamplerConfig
 from diffusion.settings import narrowed
 
 from . import report, train
-from .config import EvaluateStage, GateConfig, JudgeConfig, Workers
-from .config_file import to_plain
-from .gate import Decision, decide
-from .jobs import (
+from .champions.gate import Decision, decide
+from .champions.promotion import PROMOTED, REFUSED, carry_out, history
+from .cluster.jobs import (
     attach_or_submit,
     attempts_of,
     cluster_address,
@@ -30,8 +29,9 @@ from .jobs import (
     remote_request,
     which,
 )
+from .config import EvaluateStage, GateConfig, JudgeConfig, Workers
+from .config_file import to_plain
 from .progress import say
-from .promotion import PROMOTED, REFUSED, carry_out, history
 from .run import Stages, drawable
 from .storage import JobFailed, check_storage, locked
 from .tracking import (

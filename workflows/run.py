@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, TypeVar
 from diffusion.data.sources import check_source
 
 from . import evaluate, sample, shard, train
+from .champions.gate import Decision, decide
+from .champions.promotion import carry_out
+from .cluster.jobs import cluster_address, local_request, open_client, remote_request, run_job
+from .cluster.local import start_local_ray
 from .config_file import to_plain
-from .gate import Decision, decide
-from .jobs import cluster_address, local_request, open_client, remote_request, run_job
-from .local_ray import start_local_ray
 from .progress import say
-from .promotion import carry_out
 from .storage import JobFailed, check_storage
 from .tracking import DIGEST_TAG, Tracker, champion_of, check_server
 

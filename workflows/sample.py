@@ -21,14 +21,15 @@ from diffusion.grid import image_grid
 from diffusion.sampling import SamplerConfig
 from diffusion.settings import narrowed
 
-from .card import model_card
-from .cluster import connected, drawing_workers, make_missing, warm_up
+from .cluster.connection import connected, drawing_workers
+from .cluster.tasks import make_missing, warm_up
 from .config_file import to_plain
 from .draw_part import REVERSE_FILM, REVERSE_STRIP, DrawRequest, draw_part
 from .drawing import Part, check_sampler, chosen_labels, loaded, model_files, parts_of
-from .feature_nets import check_nets, feature_nets
-from .features import file_of, read_first
-from .measure import NEIGHBOURS, Subject, features_of, measure
+from .metrics.feature_nets import check_nets, feature_nets
+from .metrics.features import file_of, read_first
+from .metrics.measure import NEIGHBOURS, Subject, features_of, measure
+from .pages.card import model_card
 from .progress import say
 from .storage import FOR_EVER, check_storage, locked
 from .tracking import URI_TAG, ModelVersion, TrackedRun, Tracker, describe, lineage_tags, pull_model
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from .config import Config, SampleStage, Workers
     from .drawing import ModelFiles
-    from .features import NetFile
+    from .metrics.features import NetFile
     from .storage import Environment
 
 GRID, FORWARD = "grid.png", "forward.png"

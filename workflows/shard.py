@@ -12,7 +12,8 @@ from diffusion.data.shards import ShardReport, make_shard, read_report
 from diffusion.data.sources import check_source
 from diffusion.files import Folder
 
-from .cluster import connected, make_missing, map_tasks
+from .cluster.connection import connected
+from .cluster.tasks import make_missing, map_tasks
 from .config_file import to_plain
 from .progress import say
 from .storage import JobFailed, check_storage, locked

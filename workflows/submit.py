@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from diffusion.files import Folder
 
-from .credentials import check_no_password
-from .job_log import result_in
-from .jobs import JobRequest, attach_or_submit, follow, open_client, remote_request, stop, which
+from .cluster.credentials import check_no_password
+from .cluster.job_log import result_in
+from .cluster.jobs import JobRequest, attach_or_submit, follow, open_client, remote_request, stop, which
 from .progress import say
 from .words import value_of
 

@@ -24,9 +24,8 @@ from diffusion.settings import narrowed
 from diffusion.train_config import Precision, TrainConfig, resolve_precision
 from diffusion.unet import UNet, UNetConfig
 
-from .card import model_card
-from .checkpoints import newest_checkpoint
 from .config_file import to_plain
+from .pages.card import model_card
 from .progress import say
 from .storage import JobFailed, check_storage, locked
 from .tracking import (
@@ -43,7 +42,8 @@ from .tracking import (
     pull_model,
     set_alias,
 )
-from .training_spec import Report, TrainingSpec
+from .training.checkpoints import newest_checkpoint
+from .training.spec import Report, TrainingSpec
 
 if TYPE_CHECKING:
     from diffusion.data.shard_set import ShardSet
@@ -146,7 +146,7 @@ def _last_checkpoint(spec: TrainingSpec, environment: Environment, folder: Folde
     """The checkpoint of the last step: the one that is there, or after the steps that are missing."""
     checkpoint = newest_checkpoint(folder)
     if checkpoint is None or checkpoint.step < spec.stage.steps:
-        from .fit_on_ray import fit_on_ray  # Ray Train takes seconds to import: not for a run that is done
+        from .training.fit_on_ray import fit_on_ray  # Ray Train takes seconds to import: not for a run that is done
 
         log_points, log_preview = (
             partial(_log_points, tracker, spec.launch),

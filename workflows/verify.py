@@ -10,7 +10,8 @@ from diffusion.data.shard_set import DATASET, open_shard_set
 from diffusion.data.verify import Claim, Difference, check_dataset, check_listing, check_shard, claims, explain
 from diffusion.files import Folder
 
-from .cluster import connected, make_missing
+from .cluster.connection import connected
+from .cluster.tasks import make_missing
 from .storage import JobFailed
 
 if TYPE_CHECKING:

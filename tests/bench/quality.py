@@ -46,7 +46,7 @@ from diffusion.settings import narrowed
 from diffusion.train_config import Decay, TrainConfig
 from diffusion.training import Training, fit
 from diffusion.unet import UNet
-from workflows.presets import digits as digits_preset
+from workflows.commands.presets import digits as digits_preset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 from diffusion.checkpoint import Model, load_model
 from diffusion.sampling import SamplerConfig, sample_images
 from diffusion.seeding import image_seeds
-from workflows.machine import keep_memory
+from workflows.cluster.machine import keep_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

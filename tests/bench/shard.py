@@ -34,10 +34,10 @@ from diffusion.data.shard_set import commit_plan
 from diffusion.data.shards import make_shard
 from diffusion.data.sources.base import Item, in_blocks
 from diffusion.files import Folder
-from workflows.auth import guard_local_ray
-from workflows.cluster import map_tasks
+from workflows.cluster.auth import guard_local_ray
+from workflows.cluster.local import start_local_ray
+from workflows.cluster.tasks import map_tasks
 from workflows.config import Workers
-from workflows.local_ray import start_local_ray
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

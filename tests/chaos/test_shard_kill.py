@@ -203,7 +203,7 @@ class Nodes:
     """A Ray cluster of two nodes on this machine, with one CPU each."""
 
     def __init__(self, folder):
-        from workflows.local_ray import free_ports
+        from workflows.cluster.local import free_ports
 
         self.folder, self.ports = folder, free_ports(9)
         self.address = f"127.0.0.1:{self.ports[0]}"
@@ -229,7 +229,7 @@ class Nodes:
         wait_for_nodes(self.address, 2)
 
     def _second(self):
-        from workflows.local_ray import free_ports
+        from workflows.cluster.local import free_ports
 
         deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline:

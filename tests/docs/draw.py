@@ -33,8 +33,8 @@ from diffusion.sampling import SamplerConfig, image_noise, network_denoiser, sam
 from diffusion.seeding import generator, image_seeds, key
 from diffusion.training import Training, fit
 from diffusion.unet import UNet
-from workflows.features import read_first
-from workflows.presets import digits
+from workflows.commands.presets import digits
+from workflows.metrics.features import read_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable

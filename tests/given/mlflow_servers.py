@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 from waiting import wait_for
 
-from workflows.local_ray import free_ports
+from workflows.cluster.local import free_ports
 from workflows.storage import Environment
 from workflows.ui import ENVIRONMENT, command
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from waiting import wait_for
 
-from workflows.local_ray import free_ports
+from workflows.cluster.local import free_ports
 
 USER, PASSWORD = "ddpm", "not-a-secret"
 

@@ -14,7 +14,7 @@ import boto3
 from mlflow_servers import Server
 from moto.server import ThreadedMotoServer
 
-from workflows.local_ray import free_ports
+from workflows.cluster.local import free_ports
 
 SCRIPT = Path(__file__).parents[2] / "infra/mlflow_server.py"
 PASSWORD = "correct horse battery staple"

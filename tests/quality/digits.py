@@ -19,7 +19,7 @@ from sklearn.svm import SVC
 
 from diffusion.data.shard_set import open_shard_set
 from diffusion.files import Folder
-from workflows.features import read_first
+from workflows.metrics.features import read_first
 
 NUM_SAMPLES = 500
 MIN_AGREEMENT, MIN_CLASS_AGREEMENT, MIN_DISTANCE_RATIO = 0.97, 0.90, 0.8

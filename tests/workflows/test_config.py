@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from diffusion.unet import UNet
+from workflows.commands.presets import PRESETS, preset
 from workflows.config import (
     Config,
     RestoreStage,
@@ -12,7 +13,6 @@ from workflows.config import (
     TrainStage,
 )
 from workflows.config_file import from_plain, read_config, to_yaml
-from workflows.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -18,7 +18,7 @@ from diffusion.unet import UNet, UNetConfig
 from workflows.config import SampleStage
 from workflows.draw_part import REVERSE_FILM, REVERSE_STRIP, DrawRequest, draw_part
 from workflows.drawing import model_files, parts_of
-from workflows.features import NetFile, file_of
+from workflows.metrics.features import NetFile, file_of
 
 CHUNK = 4
 STAGE = SampleStage(num=10, steps=2)

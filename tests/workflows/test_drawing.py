@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflows.cluster import one_thread_each
+from workflows.cluster.connection import one_thread_each
 from workflows.config import SampleStage, Workers
 from workflows.draw_part import labels_of
 from workflows.drawing import MAX_PART_IMAGES, PARTS_AT_LEAST, Part, chosen_labels, parts_of

@@ -13,8 +13,8 @@ from mlflow_servers import Interface
 from PIL import Image
 
 from diffusion.data.png import encode_png
-from workflows.curves import Curve
-from workflows.page import Picture, Report, page
+from workflows.pages.curves import Curve
+from workflows.pages.page import Picture, Report, page
 from workflows.report import run
 from workflows.storage import Environment
 

@@ -15,9 +15,9 @@ from diffusion.files import Folder
 from diffusion.process import DiffusionConfig
 from workflows import promotion, retrain, train
 from workflows.cli import understood
+from workflows.commands.presets import preset
+from workflows.commands.saved_config import saved_config, with_named
 from workflows.config import Config, ModelConfig, RetrainStage, SampleStage, TrainStage
-from workflows.presets import preset
-from workflows.saved_config import saved_config, with_named
 from workflows.storage import Environment, locked
 from workflows.tracking import ModelVersion, Tracker, champion_of, model_version
 

@@ -6,9 +6,9 @@ from diffusion.data.shard_set import ShardSet
 from diffusion.files import Folder
 from diffusion.process import DiffusionConfig
 from workflows.config import Config, ModelConfig, SampleStage, ShardStage, TrainStage
-from workflows.fit_on_ray import check_room
 from workflows.tracking import ModelVersion
 from workflows.train import run_key
+from workflows.training.fit_on_ray import check_room
 
 CONFIG = Config(name="x")
 

@@ -1,4 +1,4 @@
-"""What Prometheus is to look at: Ray's own metrics, and those that our trainings give (workflows/gauges.py)."""
+"""What Prometheus is to look at: Ray's own metrics, and those of our trainings (workflows/training/gauges.py)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,246 @@
+"""Our commands as Ray jobs: submitted under a name of their own, followed, and judged by their status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shlex
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count, takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ray
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+import diffusion
+from diffusion.patience import patiently
+
+from ..progress import AS_LINES, say
+from ..storage import JobFailed
+from .credentials import CREDENTIALS_FILE
+from .job_log import Shown, last_word, show_log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..storage import Environment
+
+for name in (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+):
+    logging.getLogger(name).setLevel(logging.WARNING)  # else a line for every socket closed and package sent
+R = TypeVar("R")
+POLL_S = 0.25
+AWAY_S = (1, 2, 4, 8, *[15] * 40)
+"""waits between questions to a cluster that does not answer: ten minutes, in which a head may come back"""
+PYTHON = "DDPM_JOB_PYTHON"
+"""environment variable of a job: the interpreter that it was asked to run with, for jobs that it submits itself"""
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A command of ours, as a cluster is asked to run it."""
+
+    key: str
+    """its job is called KEY-a1, or KEY-aN after N-1 that are over"""
+    argv: tuple[str, ...]
+    """`ddpm` and these words"""
+    python: str = "python"
+    """the interpreter there; `python` is whatever its head's PATH says"""
+    packages: tuple[str, ...] = ()
+    """folders that are sent along, as the interpreter there need not have our project"""
+    folder: str = ""
+    """in which it runs; where the cluster was started, if nothing is said"""
+    credentials: str = ""
+    """path of a file there, of lines NAME=VALUE (see `credentials`)"""
+
+    @property
+    def entrypoint(self) -> str:
+        """The shell's line."""
+        command = shlex.join([self.python, "-m", "workflows.cli", *self.argv])
+        return f"cd {shlex.quote(self.folder)} && exec {command}" if self.folder else command
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        """What Ray is to give the job; anybody who may list jobs sees it."""
+        variables = {AS_LINES: "1", "PYTHONUNBUFFERED": "1"}
+        if self.packages:
+            variables[PYTHON] = self.python
+        if self.credentials:
+            variables[CREDENTIALS_FILE] = self.credentials
+        return {"env_vars": variables, **({"py_modules": list(self.packages)} if self.packages else {})}
+
+
+def local_request(key: str, argv: tuple[str, ...]) -> JobRequest:
+    """For a Ray of our own: our own interpreter runs it."""
+    return JobRequest(key, argv, sys.executable)
+
+
+def remote_request(
+    key: str, argv: tuple[str, ...], python: str = "", folder: str = "", credentials: str = ""
+) -> JobRequest:
+    """For a cluster: its interpreter runs it, with our two packages, which are sent along.
+
+    A job that submits another one does it as it was submitted.
+    """
+    packages = tuple(str(Path(module).parent) for module in (str(diffusion.__file__), __file__))
+    python = python or os.environ.get(PYTHON, "python")
+    return JobRequest(key, argv, python, packages, folder, credentials or os.environ.get(CREDENTIALS_FILE, ""))
+
+
+def cluster_address(environment: Environment) -> str:
+    """Of the cluster that a command of several stages is for: the given one, or the one whose job it is; "": none."""
+    return environment.address or os.environ.get("RAY_ADDRESS", "")
+
+
+def own_id() -> str:
+    """Of the job that this process is; "" if it is none. Ray tells it to the job in this way only."""
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    found: str = config.get("metadata", {}).get("job_submission_id", "")
+    return found
+
+
+def open_client(address: str) -> JobSubmissionClient:
+    """A client of the cluster's Jobs API.
+
+    Raises ValueError if nobody answers there, if we may not ask, or if its Ray or Python is another than ours.
+    """
+    # Ray would prefer these to the address that it is given.
+    aside = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ}
+    try:
+        client = JobSubmissionClient(address)
+        versions = client._do_request("GET", "/api/v0/cluster_metadata").json()["data"]
+    except AuthenticationError:
+        raise ValueError(
+            f"the Ray cluster at {address} wants its token, got none or another: set RAY_AUTH_MODE=token, and "
+            f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        ) from None
+    except (ConnectionError, OSError, RuntimeError, ValueError, LookupError) as err:
+        said = (str(err).splitlines() or [type(err).__name__])[0]
+        raise ValueError(f"no Ray cluster answers at address {address}: {said}") from None
+    finally:
+        os.environ.update(aside)
+    check_versions(address, versions["rayVersion"], versions["pythonVersion"])
+    return client
+
+
+def check_versions(address: str, ray_version: str, python_version: str) -> None:
+    """Raises ValueError if a cluster of these cannot work with us: the same Ray, and the same Python but its patch."""
+    ours = f"Ray {ray.__version__} on Python {platform.python_version()}"
+    if ray_version != ray.__version__ or python_version.split(".")[:2] != platform.python_version().split(".")[:2]:
+        raise ValueError(
+            f"the cluster at {address} must have {ours} as this machine has, got Ray {ray_version} on Python "
+            f"{python_version}"
+        )
+
+
+def run_job(client: JobSubmissionClient, request: JobRequest) -> None:
+    """Run a command as a job and wait for it, drawing its progress. A live one of its key is attached to.
+
+    Raises JobFailed with the job's own last word if it does not succeed, or if the cluster is away for ten minutes.
+    """
+    job_id, attached = attach_or_submit(client, request)
+    say(which(job_id, attached))
+    try:
+        follow(client, job_id, AWAY_S if request.packages else ())  # our own Ray does not come back
+    except KeyboardInterrupt:
+        if not request.packages:  # that Ray ends with us, and the job with it: this way it can say so in MLflow
+            with suppress(RuntimeError, OSError):
+                stop(client, job_id)
+        raise
+
+
+def attach_or_submit(client: JobSubmissionClient, request: JobRequest) -> tuple[str, bool]:
+    """The job of a request, and whether it was there: KEY-a1, or the live attempt, or the one after the last."""
+    while True:
+        attempts = attempts_of(client, request.key)
+        if live := live_in(attempts):
+            return live, True
+        try:
+            job_id: str = client.submit_job(
+                submission_id=f"{request.key}-a{len(attempts) + 1}",
+                entrypoint=request.entrypoint,
+                runtime_env=request.runtime_env,
+            )
+        except RuntimeError as err:
+            if "already exists" not in str(err):  # somebody else submitted the same between the two questions
+                raise
+        else:
+            return job_id, False
+
+
+def which(job_id: str, attached: bool) -> str:
+    """For people: the job that a request came to."""
+    return f"attached to job {job_id}, which is already running" if attached else f"Ray job {job_id}"
+
+
+def follow(client: JobSubmissionClient, job_id: str, away_s: Sequence[float] = AWAY_S) -> str:
+    """Draw a job's progress until it is over; its whole log.
+
+    Raises JobFailed with the job's own last word if it does not succeed, or if the cluster is away for longer than all
+    of `away_s`.
+    """
+    shown = Shown()
+    threading.Thread(target=show_log, args=(client, job_id, shown), name="job-log", daemon=True).start()
+    try:
+        status = _wait(client, job_id, away_s)
+        log: str = _asked(lambda: client.get_job_logs(job_id), job_id, away_s)
+        shown.up_to(log)
+    finally:
+        shown.close()
+    if status is not JobStatus.SUCCEEDED:
+        raise JobFailed(last_word(log, job_id, status))
+    return log
+
+
+def stop(client: JobSubmissionClient, job_id: str) -> JobStatus:
+    """SIGTERM to a job, which Ray kills after 3 s; what it came to."""
+    client.stop_job(job_id)
+    return _wait(client, job_id)
+
+
+def attempts_of(client: JobSubmissionClient, key: str) -> dict[str, JobStatus]:
+    """What has become of the jobs of a key, by id: KEY-a1, KEY-a2, …"""
+    known = {job.submission_id: job.status for job in client.list_jobs()}
+    names = takewhile(known.__contains__, (f"{key}-a{number}" for number in count(1)))
+    return {name: known[name] for name in names}
+
+
+def live_in(attempts: dict[str, JobStatus]) -> str:
+    """The id of the one that is not over; "" if there is none."""
+    return next((name for name, status in attempts.items() if not status.is_terminal()), "")
+
+
+def _wait(client: JobSubmissionClient, job_id: str, away_s: Sequence[float] = AWAY_S) -> JobStatus:
+    while not (status := _asked(lambda: client.get_job_status(job_id), job_id, away_s)).is_terminal():
+        time.sleep(POLL_S)
+    return status
+
+
+def _asked(ask: Callable[[], R], job_id: str, away_s: Sequence[float]) -> R:
+    """A cluster's answer; a connection that is lost says nothing about the job."""
+
+    def once() -> R:
+        try:
+            return ask()
+        except RuntimeError as err:
+            if "status code 5" in str(err):  # a proxy before a head that is away
+                raise OSError(str(err)) from None
+            raise
+
+    try:
+        return patiently(once, away_s)
+    except OSError as err:
+        raise JobFailed(
+            f"the cluster does not answer any more; job {job_id} may still run (ddpm jobs status {job_id}): {err}"
+        ) from None

@@ -1,0 +1,1 @@
+"""How good pictures are: features made over Ray tasks, compared with the data's, and told with their intervals."""
