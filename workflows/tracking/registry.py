@@ -76,6 +76,25 @@ def log_model(
     `sampler` are the defaults of `predict`'s parameters; `rows` an example of its input, which MLflow draws at once to
     see that the model serves.
     """
+    logged, sums_sha256 = _log_pyfunc(run_id, files, sampler, rows)
+    try:
+        tracker.client.create_registered_model(name)
+    except MlflowException as err:
+        if err.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {**tags, SAMPLER_TAG: json.dumps(sampler), FILES_TAG: sums_sha256}
+    made = tracker.client.create_model_version(
+        name,
+        logged.model_uri,
+        run_id=run_id,
+        tags=tags,
+        model_id=logged.model_id,  # without it a server refuses
+    )
+    return version_of(made)
+
+
+def _log_pyfunc(run_id: str, files: dict[str, bytes], sampler: dict[str, Any], rows: pd.DataFrame) -> tuple[Any, str]:
+    """What MLflow says of the model that it logged, and the sha256 of the list of its files' sums."""
     with tempfile.TemporaryDirectory() as temporary:
         package = _package(Path(temporary))
         folder = Path(temporary) / "model"
@@ -95,20 +114,7 @@ def log_model(
                 input_example=rows,
                 pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
             )
-    try:
-        tracker.client.create_registered_model(name)
-    except MlflowException as err:
-        if err.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    tags = {**tags, SAMPLER_TAG: json.dumps(sampler), FILES_TAG: sums_sha256}
-    made = tracker.client.create_model_version(
-        name,
-        logged.model_uri,
-        run_id=run_id,
-        tags=tags,
-        model_id=logged.model_id,  # without it a server refuses
-    )
-    return version_of(made)
+    return logged, sums_sha256
 
 
 def describe(tracker: Tracker, model: ModelVersion, card: str, grid: bytes = b"") -> None:
