@@ -43,15 +43,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 def judged(words: list[str]) -> tuple[int, str]:
     """Do what the words say; the exit code, and a line about what went wrong, if something did."""
     from .cluster.credentials import load_credentials
-    from .storage import JobFailed
 
     try:
         load_credentials()
         return dispatch(words), ""
-    except (ValueError, FileNotFoundError, JobFailed, OSError, FloatingPointError) as err:
+    except _failures() as err:
         if "--debug" in words:
             raise
         return WRONG_CALL if isinstance(err, ValueError | FileNotFoundError) else FAILED, str(err)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a line says better than a traceback; MLflow's errors too, if anybody has imported it: it takes seconds."""
+    from .storage import JobFailed
+
+    mlflow = sys.modules.get("mlflow.exceptions")
+    return (ValueError, JobFailed, OSError, FloatingPointError, *([mlflow.MlflowException] if mlflow else []))
 
 
 def dispatch(words: list[str]) -> int:

@@ -21,6 +21,7 @@ import diffusion
 
 from .artifacts import Artifacts
 from .model_files import FILES_TAG, fetch_model, write_sums
+from .refusals import check_absent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +140,8 @@ def model_tags(tracker: Tracker, name: str) -> dict[str, str]:
         raise ValueError(f"there is no model {name}: nothing has been tracked in {tracker.uri} yet")
     try:
         return dict(tracker.client.get_registered_model(name).tags)
-    except MlflowException:
+    except MlflowException as err:
+        check_absent(err)
         raise ValueError(f"there is no model {name} in {tracker.uri}; {_known(tracker, name)}") from None
 
 
@@ -155,17 +157,19 @@ def tag_version(tracker: Tracker, model: ModelVersion, tags: dict[str, str]) -> 
 
 
 def find_version(tracker: Tracker, name: str, number: str) -> ModelVersion | None:
-    """The version of this number, unless it was deleted."""
+    """The version of this number, unless it was deleted. Raises JobFailed if MLflow does not answer."""
     try:
         return version_of(tracker.client.get_model_version(name, number))
-    except MlflowException:
+    except MlflowException as err:
+        check_absent(err)
         return None
 
 
 def model_version(tracker: Tracker, uri: str) -> ModelVersion:
     """The version behind NAME, NAME@alias, NAME/version or models:/… (champion, where nothing says which).
 
-    Raises ValueError, listing what exists, if there is no such model, alias or version.
+    Raises ValueError, listing what exists, if there is no such model, alias or version; JobFailed if MLflow does not
+    answer.
     """
     if tracker.is_empty:
         raise ValueError(f"there is no model {uri}: nothing has been tracked in {tracker.uri} yet")
@@ -175,7 +179,8 @@ def model_version(tracker: Tracker, uri: str) -> ModelVersion:
         if number and not at:
             return version_of(tracker.client.get_model_version(name, number))
         return version_of(tracker.client.get_model_version_by_alias(name, alias or CHAMPION))
-    except MlflowException:
+    except MlflowException as err:
+        check_absent(err)
         raise ValueError(f"there is no model {uri} in {tracker.uri}; {_known(tracker, name)}") from None
 
 
@@ -198,10 +203,11 @@ def with_aliases(tracker: Tracker, versions: list[ModelVersion]) -> list[ModelVe
 
 
 def champion_of(tracker: Tracker, name: str) -> ModelVersion | None:
-    """The version with the alias `champion`, if there is one."""
+    """The version with the alias `champion`, if there is one. Raises JobFailed if MLflow does not answer."""
     try:
         return version_of(tracker.client.get_model_version_by_alias(name, CHAMPION))
-    except MlflowException:
+    except MlflowException as err:
+        check_absent(err)
         return None
 
 
@@ -250,8 +256,10 @@ def _known(tracker: Tracker, name: str) -> str:
     """What there is instead, in a few words."""
     try:
         model = tracker.client.get_registered_model(name)
-    except MlflowException:
+    except MlflowException as err:
+        check_absent(err)
         models = [model.name for model in tracker.client.search_registered_models(max_results=20)]
         return f"there are: {', '.join(models)}" if models else "no model is registered there"
-    aliases = [f"{name}@{alias}" for alias in model.aliases]
-    return f"{name} has " + (", ".join(aliases) if aliases else f"no alias; try {name}/1")
+    newest = tracker.client.search_model_versions(f"name = '{name}'", max_results=20, order_by=["version_number DESC"])
+    found = [*(f"{name}@{alias}" for alias in model.aliases), *(f"{name}/{made.version}" for made in newest)]
+    return f"{name} has " + (", ".join(found) if found else "no version")

@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from ..storage import locked
 from .artifacts import Artifacts
+from .refusals import check_absent
 from .server import check_server
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Tracker:
         return [tracked(run) for run in self.pages(search)]
 
     def has_run(self, run_id: str) -> bool:
-        """Whether there is a run of this id."""
+        """Whether there is a run of this id. Raises JobFailed if MLflow does not answer."""
         try:
             self.run(run_id)
         except ValueError:
@@ -151,10 +152,11 @@ class Tracker:
         return True
 
     def run(self, run_id: str) -> TrackedRun:
-        """A run by id. Raises ValueError if there is none."""
+        """A run by id. Raises ValueError if there is none, JobFailed if MLflow does not answer."""
         try:
             return tracked(self.client.get_run(run_id))
-        except MlflowException:
+        except MlflowException as err:
+            check_absent(err)
             raise ValueError(f"run must be the id of a run in {self.uri}, got {run_id!r}") from None
 
     def history(self, run_id: str, name: str) -> list[tuple[int, float]]:
