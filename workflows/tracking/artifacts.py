@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from diffusion.patience import patiently
 
 from ..storage import JobFailed
+from .refusals import soon_given_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 T = TypeVar("T")
 TRY_AGAIN_AFTER_S = (0.5, 2, 8)
-NUM_RETRIES_OF_MLFLOW = 2
-"""of a call that is not answered; its own 7 are minutes without a word. A body that is cut it does not ask for again"""
+"""MLflow itself does not ask again for a body that is cut"""
 
 
 class Artifacts:
@@ -73,7 +70,7 @@ class Artifacts:
                 raise OSError(str(err).strip().rpartition("\n")[2]) from err
 
         try:
-            with _soon_given_up():
+            with soon_given_up():
                 return patiently(once, TRY_AGAIN_AFTER_S)
         except OSError as err:
             raise JobFailed(
@@ -85,17 +82,3 @@ def sha256_of(file: Path) -> str:
     """In hex, of a file of any size."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def _soon_given_up() -> Iterator[None]:
-    """MLflow takes the number of its retries from the environment alone; what the user set there stays."""
-    name = MLFLOW_HTTP_REQUEST_MAX_RETRIES.name
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = str(NUM_RETRIES_OF_MLFLOW)
-    try:
-        yield
-    finally:
-        del os.environ[name]

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from ..storage import locked
 from .artifacts import Artifacts
-from .refusals import check_absent
+from .refusals import check_absent, soon_given_up
 from .server import check_server
 
 if TYPE_CHECKING:
@@ -219,12 +219,16 @@ class Tracker:
 
     @contextmanager
     def ending(self, run_id: str) -> Iterator[None]:
-        """Around the work of a run: FINISHED if it comes through, KILLED if it is interrupted, else FAILED."""
+        """Around the work of a run: FINISHED if it comes through, KILLED if it is interrupted, else FAILED.
+
+        What went wrong is raised even if MLflow cannot be told of it: the next run of its kind marks this one.
+        """
         try:
             yield
         except BaseException as err:
             status = "FAILED" if isinstance(err, Exception) else "KILLED"
-            self.client.set_terminated(run_id, status=status)
+            with soon_given_up(), suppress(MlflowException):
+                self.client.set_terminated(run_id, status=status)
             raise
         self.client.set_terminated(run_id)
 

@@ -1,4 +1,4 @@
-"""A registry that cannot answer: nobody takes that for "there is none"."""
+"""An MLflow that cannot answer: nobody takes that for "there is none", and nothing else is hidden by it."""
 
 import sqlite3
 from contextlib import closing, contextmanager
@@ -37,9 +37,11 @@ def without(environment, *tables):
 
     for table in tables:
         rename(table, f"lost_{table}")
-    yield
-    for table in tables:
-        rename(f"lost_{table}", table)
+    try:
+        yield
+    finally:
+        for table in tables:
+            rename(f"lost_{table}", table)
 
 
 def test_what_is_not_there_is_none_and_what_cannot_be_told_is_a_failure(champion):
@@ -74,6 +76,18 @@ def test_no_champion_is_crowned_over_one_that_cannot_be_seen(champion):
     assert champion_of(tracker, "pets").version == first.version
     assert OUTCOME_TAG not in second.tags
     assert [event.version for event in history(tracker, "pets")] == ["1"]
+
+
+def test_what_went_wrong_is_raised_even_if_mlflow_cannot_be_told(champion):
+    environment, _ = champion
+    tracker = Tracker(environment)
+    run_id = tracker.start("pets", "train", "key", {}, {})
+    with without(environment, "runs"), pytest.raises(FloatingPointError, match="loss is nan"), tracker.ending(run_id):
+        raise FloatingPointError("loss is nan")
+    again = tracker.start("pets", "train", "key", {}, {})
+
+    assert tracker.run(run_id).status == "KILLED"
+    assert tracker.run(again).status == "RUNNING"
 
 
 @pytest.mark.parametrize("words", [("champions", "pets"), ("lineage", "a" * 32), ("gc",)])
