@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 from moved_storage import moved
 
 from diffusion.files import Folder
-from workflows import gc, promotion
+from workflows import gc
+from workflows.champions import promotion
 from workflows.reachable import Thing, unreachable
 from workflows.storage import Environment, locked
 from workflows.tracking import Tracker, model_version, stored_runs

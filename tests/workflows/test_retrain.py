@@ -13,7 +13,8 @@ from diffusion.data.shard_set import ShardSet, open_shard_set
 from diffusion.data.shards import TarStats
 from diffusion.files import Folder
 from diffusion.process import DiffusionConfig
-from workflows import promotion, retrain, train
+from workflows import retrain, train
+from workflows.champions import promotion
 from workflows.cli import understood
 from workflows.commands.presets import preset
 from workflows.commands.saved_config import saved_config, with_named

@@ -13,7 +13,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -21,6 +20,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import diffusion
+import workflows
 from diffusion.patience import patiently
 
 from ..progress import AS_LINES, say
@@ -93,7 +93,7 @@ def remote_request(
 
     A job that submits another one does it as it was submitted.
     """
-    packages = tuple(str(Path(module).parent) for module in (str(diffusion.__file__), __file__))
+    packages = (diffusion.__path__[0], workflows.__path__[0])
     python = python or os.environ.get(PYTHON, "python")
     return JobRequest(key, argv, python, packages, folder, credentials or os.environ.get(CREDENTIALS_FILE, ""))
 

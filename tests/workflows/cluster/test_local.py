@@ -1,12 +1,12 @@
 import os
 import time
 
-from workflows import local_ray
+from workflows.cluster import local
 from workflows.cluster.local import KEEP_LOGS_S, PREFIX, sweep_logs
 
 
 def test_only_logs_in_which_nothing_was_written_for_a_week_are_taken_away(tmp_path, monkeypatch):
-    monkeypatch.setattr(local_ray, "LOGS", tmp_path)
+    monkeypatch.setattr(local, "LOGS", tmp_path)
     long_ago = time.time() - KEEP_LOGS_S - 60
     for name in (f"{PREFIX}dead", f"{PREFIX}at-work", "of-others"):
         (tmp_path / name / "logs").mkdir(parents=True)

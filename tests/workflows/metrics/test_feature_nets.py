@@ -11,7 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from given_inception import as_file, random_inception
 
-from workflows import feature_nets
+from workflows.metrics import feature_nets
 from workflows.metrics.feature_nets import inception_weights
 from workflows.storage import Environment
 
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_weights_is_refused_by_its_name(content, environment, 
         inception_weights(environment, str(tmp_path / "mine.pth"))
 
 
-@pytest.mark.parametrize("module", ["draw_part", "features", "neighbours", "bits"])
+@pytest.mark.parametrize("module", ["draw_part", "metrics.features", "metrics.neighbours", "metrics.bits"])
 def test_what_rays_workers_import_knows_nothing_of_mlflow(module):
     script = f"import sys, workflows.{module}; assert 'mlflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
