@@ -226,12 +226,11 @@ def _files(folder: Folder, name: str) -> list[fs.FileInfo]:
 def _run_thing(run: StoredRun, inside: str) -> Thing:
     tags, links = run.tracked.tags, _made_by(run) | _needed_by(run.tracked.tags)
     for digest, uri in run.data:
-        links |= _data_links(digest) | {_uri(uri)}
+        links |= _data_links(digest) | _places(uri)
     links |= {f"of-run:{run.tracked.run_id}", f"of:{run.tracked.run_id}", f"of:{run.tracked.key}"}
     if MODEL_TAG in tags:
         links.add(tags[MODEL_TAG])
-    made = tags[STAGE_TAG] == "shard" and DIGEST_TAG in tags
-    names = {f"maker:{tags[DIGEST_TAG]}"} if made else set()
+    names = {f"maker:{tags[DIGEST_TAG]}"} if tags[STAGE_TAG] == "shard" and DIGEST_TAG in tags else set()
     place = _place(run.artifacts, inside)
     return Thing(_id(run), RUN, frozenset(names), frozenset(links), 0, run.changed, artifacts=place)
 
@@ -265,6 +264,14 @@ def _uri(uri: str) -> str:
     return f"uri:{uri.rstrip('/')}"
 
 
+def _places(uri: str) -> set[str]:
+    """What is needed at a URI, and so under that name in this storage, which may be mounted elsewhere by now.
+
+    A set that was added to has another digest: its place alone tells.
+    """
+    return {_uri(uri), "/".join(uri.rstrip("/").rsplit("/", 2)[-2:])} if uri else set()
+
+
 def _data_links(digest: str) -> set[str]:
     """What goes with data: the shard set, the run that made it, and what was computed of it."""
     return {f"digest:{digest}", f"maker:{digest}", f"features:{digest}"}
@@ -272,8 +279,7 @@ def _data_links(digest: str) -> set[str]:
 
 def _needed_by(tags: dict[str, str]) -> set[str]:
     """The data that the tags of a run or a version name."""
-    links = _data_links(tags[DIGEST_TAG]) if DIGEST_TAG in tags else set()
-    return links | ({_uri(tags[URI_TAG])} if URI_TAG in tags else set())
+    return (_data_links(tags[DIGEST_TAG]) if DIGEST_TAG in tags else set()) | _places(tags.get(URI_TAG, ""))
 
 
 def _made_by(run: StoredRun) -> set[str]:
@@ -286,8 +292,8 @@ def _made_by(run: StoredRun) -> set[str]:
     if stage in FOLDERS:
         made |= {f"{FOLDERS[stage]}/{key}", f"features:{key}"}
     if stage == "shard":
-        configs = (f"configs/shard-{run.experiment}-{key}{how}.json" for how in ("", "-append"))
-        made |= {*configs, *_needed_by(tags)}
+        made |= {f"configs/shard-{run.experiment}-{key}{how}.json" for how in ("", "-append")}
+        made |= {*_data_links(tags[DIGEST_TAG]), _uri(tags[URI_TAG])} if DIGEST_TAG in tags else set()
     if stage == "retrain":
         made.add(f"configs/retrain-{run.experiment}.json")
     made |= {f"features:{tags[tag]}" for tag in (DIGEST_TAG, FEATURES_OF_TAG) if tag in tags}

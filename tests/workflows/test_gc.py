@@ -177,9 +177,27 @@ def test_what_is_running_or_locked_is_left(copy):
     with locked(environment, "shard-smoke"):
         held = collect(environment, delete=True)
     client.update_run(run_of_all(environment, "shard").tracked.run_id, status="RUNNING")
+    running = collect(environment, delete=True)
 
-    assert "data/smoke" not in found(held.garbage)
+    assert not {"data/smoke"} & (found(held.garbage) | found(running.garbage))
     assert tree(environment, "data")
+
+
+@pytest.mark.ray
+def test_a_champion_keeps_its_data_when_that_was_added_to_and_the_storage_lies_elsewhere_by_now(
+    whole, storage, tmp_path
+):
+    moved(storage, tmp_path / "runs", uri="/mnt/before/runs", ago_s=LONG_AGO_S)
+    environment = Environment(storage=str(tmp_path / "runs"))
+    description = tmp_path / "runs/data/smoke/dataset.json"
+    grown = {**json.loads(description.read_text()), "digest": "f" * 32}
+    description.write_text(json.dumps(grown))
+    tracker = Tracker(environment)
+    tags = {"ddpm.dataset_digest": grown["digest"], "ddpm.dataset_uri": "/mnt/before/runs/data/smoke"}
+    tracker.client.set_terminated(tracker.start("smoke", "shard", "added", tags, {}))
+    collected = collect(environment, keep_days=0)
+
+    assert "data/smoke" not in found(collected.garbage)
 
 
 @pytest.mark.ray
