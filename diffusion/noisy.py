@@ -66,7 +66,8 @@ def draw_noise(
             images = torch.where(flip[:, None, None, None], images.flip(3), images)
         labels = batch.labels
         if labels is not None:
-            labels = labels.masked_fill(torch.from_numpy(np.concatenate(drops)), model.config.num_classes)
+            dropped = torch.from_numpy(np.concatenate(drops))
+            labels = labels.masked_fill(dropped | (labels < 0), model.config.num_classes)  # without one: of any class
         t, noise = torch.from_numpy(np.concatenate(ts)), torch.from_numpy(np.concatenate(eps))
         yield NoisyBatch(batch.step, images, labels, t, noise)
 

@@ -4,6 +4,8 @@ import torch
 from small_training import NUM_LANES, batch, network, noisy, train_config
 
 from diffusion.data.order import lanes_of
+from diffusion.noisy import draw_noise
+from diffusion.process import Diffusion, DiffusionConfig
 
 
 def test_the_parts_of_a_batch_are_its_samples_in_order():
@@ -90,3 +92,14 @@ def test_dropping_labels_changes_nothing_else_that_is_drawn():
 
     assert torch.equal(with_labels.eps, without.eps)
     assert torch.equal(with_labels.images, without.images)
+
+
+def test_a_picture_without_a_label_is_learned_from_as_one_of_any_class():
+    config, unet = train_config(label_dropout=0.0), network(num_classes=3)
+    given = batch(0, config, num_classes=3)
+    given.labels[::2] = -1
+    (drawn,) = draw_noise([given], config, unet, Diffusion(DiffusionConfig()))
+
+    assert (drawn.labels[::2] == 3).all()
+    assert torch.equal(drawn.labels[1::2], given.labels[1::2])
+    assert unet(drawn.eps, drawn.t, drawn.labels).isfinite().all()
