@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import ray
 import torch
 
 from diffusion.checkpoint import Model, load_model
@@ -53,19 +54,25 @@ def model_files(uri: str, files: dict[str, bytes]) -> ModelFiles:
 
 def loaded(model: ModelFiles) -> Model:
     """The model, loaded once in a process: a worker goes from task to task. On the GPU that Ray gave it, if it did."""
-    if model.sha256 not in _LOADED:
+    key = model.sha256, device()
+    if key not in _LOADED:
         _LOADED.clear()
-        _LOADED[model.sha256] = load_model(model.files.__getitem__)
-        _LOADED[model.sha256].unet.to(device())
-    return _LOADED[model.sha256]
+        _LOADED[key] = load_model(model.files.__getitem__)
+        _LOADED[key].unet.to(device())
+    return _LOADED[key]
 
 
-_LOADED: dict[str, Model] = {}
+_LOADED: dict[tuple[str, torch.device], Model] = {}
 
 
 def device() -> torch.device:
-    """This process's: Ray hides the GPUs from tasks that asked for none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU that Ray gave to this task, or else the CPU.
+
+    That there are GPUs to be seen is not enough: Ray 2.60 hides those of its node from no task that asked for none, and
+    a training may be at work on them.
+    """
+    given = ray.is_initialized() and ray.get_runtime_context().get_accelerator_ids().get("GPU")
+    return torch.device("cuda" if given and torch.cuda.is_available() else "cpu")
 
 
 def check_sampler(settings: SamplerConfig, model: Model) -> None:

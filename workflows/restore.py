@@ -24,7 +24,7 @@ from diffusion.restore import RestoreConfig, damaged, restore_images
 from diffusion.seeding import generator, key
 from diffusion.settings import narrowed
 
-from .cluster.connection import connected
+from .cluster.connection import connected, drawing_workers
 from .cluster.tasks import make_missing
 from .config_file import to_plain
 from .drawing import ModelFiles, Part, check_sampler, loaded, model_files, parts_of
@@ -104,7 +104,7 @@ def run(config: Config, environment: Environment, model: ModelVersion, out: Fold
             with connected(environment, stage):
                 parts = make_missing(
                     "restore", parts_of(len(names), loaded(files).chunk), partial(_found, request), _mend, request,
-                    stage, len, len(names),
+                    drawing_workers(stage), len, len(names),
                 )  # fmt: skip
             _log(tracker, run_id, [row for rows in parts for row in rows], stage, folder, pictures)
         return RestoreRun(folder, tracker.run(run_id))
