@@ -4,7 +4,7 @@ import torch
 from given_features import Given
 from torchmetrics.image.inception import InceptionScore
 
-from diffusion.metrics.inception_score import inception_score
+from diffusion.metrics.inception_score import inception_score, score_of_rows
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -28,3 +28,10 @@ def test_unsure_or_all_of_one_class_it_is_one(logits):
 def test_nothing_has_no_score():
     with pytest.raises(ValueError, match="at least 1 sample, got 0"):
         inception_score(torch.zeros(0, 7))
+
+
+def test_the_score_of_some_rows_is_that_of_their_logits():
+    logits = torch.from_numpy(np.random.default_rng(0).normal(0, 2, (300, 10)))
+    rows = torch.from_numpy(np.random.default_rng(1).integers(300, size=200))
+
+    assert score_of_rows(logits)(rows) == pytest.approx(inception_score(logits[rows]), rel=1e-12)
