@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from diffusion.data.images import decode_png, encode_png
 from diffusion.data.layout import tar_name
 from diffusion.data.shards import Sample, ShardReport, read_report, write_shard
 from diffusion.data.tar import read_headers
-from diffusion.film import animation, strip
+from diffusion.film import FRAMES, animation, evenly, strip
 from diffusion.process import to_uint8
 from diffusion.sampling import sample_images
 from diffusion.seeding import image_seeds
@@ -78,10 +79,12 @@ def _images(
 ) -> UInt8[Tensor, "n c h w"]:
     """The pictures of a part; of the first part, how they came to be goes beside the tars."""
     stage, model = request.stage, loaded(request.model)
+    step, shown = count(), set(evenly(1 + stage.steps, FRAMES))
     states: list[Tensor] = []
 
     def watch(x: Tensor) -> None:
-        states.append(to_uint8(x[:FILM_IMAGES]).cpu())
+        if next(step) in shown:  # all of a thousand would be gigabytes
+            states.append(to_uint8(x[:FILM_IMAGES]).cpu())
 
     watched = watch if part.number == 0 else None
     images = torch.cat(list(sample_images(model.unet, model.diffusion, seeds, labels, stage, model.chunk, watched)))

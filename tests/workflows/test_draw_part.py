@@ -1,6 +1,7 @@
 """A part of a sample run, as a Ray task draws it: here without Ray."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from diffusion.data.layout import tar_name
 from diffusion.data.shards import read_report
 from diffusion.data.tar import read_headers
 from diffusion.files import Folder
+from diffusion.film import FRAMES
+from diffusion.grid import PADDING
 from diffusion.metrics.features import thumbnail_features
 from diffusion.process import Diffusion, DiffusionConfig
 from diffusion.unet import UNet, UNetConfig
@@ -79,6 +82,23 @@ def test_how_the_first_pictures_came_to_be_is_shown_once_from_noise_to_themselve
     with Image.open(io.BytesIO(drawn.out.read(REVERSE_FILM))) as film:
         assert film.n_frames == 1 + STAGE.steps
     assert drawn.out.exists(REVERSE_STRIP)
+
+
+def test_of_many_steps_some_are_shown_and_the_last_is_the_picture(model, tmp_path):
+    many = replace(request(model, tmp_path), stage=replace(STAGE, sampler="ddim", steps=2 * FRAMES))
+    (part, *_) = parts_of(STAGE.num, CHUNK)
+    report = draw_part(part, many)
+    data = many.out.read(report.tars[0].name)
+    first = next(member.data(data) for member in read_headers(data) if member.name.endswith(".png"))
+    picture = np.asarray(Image.open(io.BytesIO(first)))
+    with Image.open(io.BytesIO(many.out.read(REVERSE_FILM))) as film:
+        assert film.n_frames == FRAMES
+        film.seek(FRAMES - 1)
+        frame = np.asarray(film.convert("L"))
+        scale = (film.width - PADDING) // CHUNK // (8 + PADDING)
+
+    shown = frame[PADDING * scale : (PADDING + 8) * scale : scale, PADDING * scale : (PADDING + 8) * scale : scale]
+    assert np.abs(shown.astype(int) - picture).max() <= 1
 
 
 def test_a_part_that_is_there_is_not_drawn_again_for_the_features_that_it_lacks(model, tmp_path):
