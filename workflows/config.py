@@ -129,6 +129,8 @@ class JudgeConfig:
     """file or URL of Inception-v3's weights; empty: fetched where the network allows"""
     reference_images: int = 50_000
     """pictures of the training data, about so many at most, to compare with"""
+    bits_images: int = 0
+    """held-out pictures to find the bits per dimension of, which asks the network once a timestep; 0: none"""
 
     def __post_init__(self) -> None:
         for kind in self.features:
@@ -136,6 +138,8 @@ class JudgeConfig:
                 raise ValueError(f"features must be some of {', '.join(FEATURES)}, got {kind!r}")
         if self.reference_images < 1:
             raise ValueError(f"reference_images must be at least 1, got {self.reference_images}")
+        if self.bits_images < 0:
+            raise ValueError(f"bits_images must be at least 0, got {self.bits_images}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +169,6 @@ class EvaluateStage(JudgeConfig, Workers):
     """to compare in: thumbnails (8x8 pixels), dataset (a small net trained on the data), inception (as FID does)"""
     reference: Literal["train", "val"] = "train"
     """split of the data to compare with; val is fair to models of which one was trained on less of it"""
-    bits_images: int = 0
-    """held-out pictures to find the bits per dimension of, which asks the network once a timestep; 0: none"""
 
     def __post_init__(self) -> None:
         JudgeConfig.__post_init__(self)
@@ -175,8 +177,6 @@ class EvaluateStage(JudgeConfig, Workers):
             raise ValueError(f"features must be some of {', '.join(FEATURES)}, got none")
         if self.reference not in ("train", "val"):
             raise ValueError(f"reference must be train or val, got {self.reference!r}")
-        if self.bits_images < 0:
-            raise ValueError(f"bits_images must be at least 0, got {self.bits_images}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from diffusion.files import Folder
 from .cluster.connection import connected
 from .config_file import to_plain
 from .drawing import model_files
-from .metrics.bits import bits
+from .logged_samples import bring_back
+from .metrics.bits import held_out_bits
 from .metrics.feature_nets import check_nets, feature_nets
-from .metrics.features import read_first
 from .metrics.measure import NEIGHBOURS, Subject, check_alike, measure
 from .progress import say
 from .storage import FOR_EVER, check_storage, locked
@@ -25,6 +25,7 @@ from .tracking import (
     DIGEST_TAG,
     FEATURES_OF_TAG,
     MODEL_TAG,
+    SAMPLE_TAG,
     URI_TAG,
     ModelVersion,
     TrackedRun,
@@ -106,7 +107,10 @@ def _evaluate(environment: Environment, tracker: Tracker, asked: Asked, stage: E
         tracker.log_dataset(run_id, asked.name, asked.data.digest, asked.data.folder.uri, "reference")
         nets = feature_nets(environment, tracker, stage, asked.name, asked.data)
         measured = measure(environment, asked.subject, asked.data, nets, stage, stage, stage.reference)
-        metrics = measured.metrics | _bits(asked, stage)
+        metrics = measured.metrics
+        if asked.model is not None and stage.bits_images:
+            files = model_files(asked.model.uri, pull_model(asked.model))
+            metrics |= held_out_bits(files, asked.data, stage.bits_images, stage)
         own = asked.model is not None and asked.model.tags[DIGEST_TAG] == asked.data.digest
         own = own and stage.reference == "train"  # as its own run measured it: one name, one meaning
         tracker.log_metrics(run_id, metrics, model_id=asked.model.model_id if own and asked.model else "")
@@ -116,14 +120,6 @@ def _evaluate(environment: Environment, tracker: Tracker, asked: Asked, stage: E
             (Path(temporary) / NEIGHBOURS).write_bytes(measured.neighbours)
             tracker.log_folder(run_id, Path(temporary))
     return tracker.run(run_id)
-
-
-def _bits(asked: Asked, stage: EvaluateStage) -> dict[str, float]:
-    """Of the first held-out pictures, in classes' turns if they lie so; none if there are none to be asked for."""
-    images, labels = read_first(asked.data, "val", stage.bits_images)
-    if not len(images) or asked.model is None:
-        return {}
-    return bits(model_files(asked.model.uri, pull_model(asked.model)), images, labels, stage)
 
 
 def find(environment: Environment, tracker: Tracker, what: str, data: str, split: str) -> Asked:
@@ -144,16 +140,7 @@ def find(environment: Environment, tracker: Tracker, what: str, data: str, split
     model = model_version(tracker, tracked.tags[MODEL_TAG])
     folder = environment.samples(tracked.key)
     if not folder.exists(DATASET):
-        _bring_back(tracker, tracked.run_id, folder)
+        bring_back(tracker, tracked.run_id, folder)
     shards, reference = open_shard_set(folder), open_shard_set(Folder(data or model.tags[URI_TAG]))
-    tags = {MODEL_TAG: model.uri, DIGEST_TAG: model.tags[DIGEST_TAG], "ddpm.sample_run": tracked.run_id}
+    tags = {MODEL_TAG: model.uri, DIGEST_TAG: model.tags[DIGEST_TAG], SAMPLE_TAG: tracked.run_id}
     return Asked(Subject(shards, "train", tracked.key), reference, model.name, tags, model, tracked)
-
-
-def _bring_back(tracker: Tracker, run_id: str, folder: Folder) -> None:
-    """A sample run's shard set from MLflow into its place, which every node reaches; dataset.json, as ever, last."""
-    with TemporaryDirectory() as temporary:
-        logged = tracker.download(run_id, "samples", Path(temporary))
-        files = [file for file in logged.rglob("*") if file.is_file()]
-        for file in sorted(files, key=lambda file: file.name == DATASET):
-            folder.write(str(file.relative_to(logged)), file.read_bytes())

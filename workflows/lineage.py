@@ -41,7 +41,7 @@ def lineage(environment: Environment, name: str) -> tuple[Node, str]:
         digest = asked = head
     tree = kin(tree_of(tracker, digest), asked)
     if tree is None:
-        raise ValueError(f"{name} is not tied to its data {digest} in {tracker.uri}: its model was deleted there")
+        raise ValueError(f"{name} is not tied to its data {digest} in {tracker.uri}: it was deleted there")
     if key:
         tree, asked = with_child(tree, head, picture(tracker, head, key)), f"{head}/{key}"
     return tree, asked

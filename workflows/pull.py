@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from diffusion.checkpoint import load_model
 from diffusion.data.export import export_npz, export_png
-from diffusion.data.shard_set import DATASET, ShardSet, open_shard_set
-from diffusion.data.verify import check_dataset
+from diffusion.data.shard_set import DATASET
 from diffusion.diffusers_format import export_diffusers
-from diffusion.files import Folder
 
 from .arrival import arriving
-from .progress import Bar
-from .tracking import Artifacts, Tracker, model_version, pull_model_into
+from .logged_samples import SAMPLES, fetch_samples
+from .tracking import Tracker, model_version, pull_model_into
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 ModelFormat = Literal["safetensors", "diffusers"]
 SampleFormat = Literal["png", "webdataset", "npz"]
-SAMPLES = "samples"
 
 
 def pull_model_to(environment: Environment, name: str, destination: Path, format_: ModelFormat) -> str:
@@ -62,7 +59,7 @@ def pull_samples_to(environment: Environment, run: str, destination: Path, as_: 
     if f"{SAMPLES}/{DATASET}" not in names:
         raise ValueError(f"run must be one that has drawn samples, got {run!r}, which has no {SAMPLES}/{DATASET}")
     with arriving(destination, tracked.run_id) as arrival:
-        shards = _fetch_samples(artifacts, names, arrival.kept)
+        shards = fetch_samples(artifacts, names, arrival.kept)
         if as_ == "webdataset":
             arrival.whole = arrival.kept / SAMPLES
         else:
@@ -81,21 +78,3 @@ def _sample_run(tracker: Tracker, run: str) -> TrackedRun:
     names = tracker.names("sample")
     known = f"there are samples of: {', '.join(names)}" if names else "nobody has drawn any"
     raise ValueError(f"there are no samples of {run!r} in {tracker.uri}, nor is it the id of a run; {known}")
-
-
-def _fetch_samples(artifacts: Artifacts, names: list[str], folder: Path) -> ShardSet:
-    """The shard set of a sample run in a local folder: what `dataset.json` vouches for, and nothing else."""
-    (folder / SAMPLES / DATASET).unlink(missing_ok=True)  # it vouches for the others: always that of the store
-    artifacts.fetch(f"{SAMPLES}/{DATASET}", folder)
-    local = Folder(folder / SAMPLES)
-    for difference in check_dataset(local):
-        raise artifacts.damaged(f"{difference.file} {difference.what}")
-    shards = open_shard_set(local)
-    wanted = {**shards.parts, **{tar.name: tar.sha256 for tar in shards.tars}}
-    with Bar("pull", len(wanted), "file") as bar:
-        for number, (name, sha256) in enumerate(wanted.items(), start=1):
-            if f"{SAMPLES}/{name}" not in names:
-                raise artifacts.damaged(f"{SAMPLES}/{name} is missing")
-            artifacts.fetch(f"{SAMPLES}/{name}", folder, sha256, f"of {DATASET}")
-            bar.update(number)
-    return shards

@@ -14,6 +14,7 @@ from .champions.promotion import carry_out
 from .cluster.jobs import cluster_address, local_request, open_client, remote_request, run_job
 from .cluster.local import start_local_ray
 from .config_file import to_plain
+from .logged_samples import GRID
 from .progress import say
 from .storage import JobFailed, check_storage
 from .tracking import DIGEST_TAG, Tracker, champion_of, check_server
@@ -72,7 +73,7 @@ def run(config: Config, environment: Environment) -> RunResult:
         why=decision.why,
         samples=samples.folder.uri,
         sample_run=samples.tracked.run_id,
-        grid=f"{samples.folder.uri}/{sample.GRID}",
+        grid=f"{samples.folder.uri}/{GRID}",
         metrics=samples.tracked.metrics,
         reused=stages.reused,
     )

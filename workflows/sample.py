@@ -26,27 +26,29 @@ from .cluster.tasks import make_missing, warm_up
 from .config_file import to_plain
 from .draw_part import REVERSE_FILM, REVERSE_STRIP, DrawRequest, draw_part
 from .drawing import Part, check_sampler, chosen_labels, loaded, model_files, parts_of
+from .logged_samples import GRID
+from .metrics.bits import held_out_bits
 from .metrics.feature_nets import check_nets, feature_nets
 from .metrics.features import file_of, read_first
 from .metrics.measure import NEIGHBOURS, Subject, features_of, measure
 from .pages.card import model_card
 from .progress import say
 from .storage import FOR_EVER, check_storage, locked
-from .tracking import URI_TAG, ModelVersion, TrackedRun, Tracker, describe, lineage_tags, pull_model
+from .tracking import DIGEST_TAG, URI_TAG, ModelVersion, TrackedRun, Tracker, describe, lineage_tags, pull_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .config import Config, SampleStage, Workers
+    from .config import Config, JudgeConfig, SampleStage, Workers
     from .drawing import ModelFiles
     from .metrics.features import NetFile
     from .storage import Environment
 
-GRID, FORWARD = "grid.png", "forward.png"
+FORWARD = "forward.png"
 GRID_IMAGES = 100
 GRID_PIXELS = 480
 FORWARD_IMAGES = 4
-FEATURES_TAG = "ddpm.features"
+JUDGED_TAG = "ddpm.judged_by"
 PLAN = "plan"
 """the folder of what only the making of a set needs"""
 
@@ -76,8 +78,21 @@ def finished(config: Config, environment: Environment, model: ModelVersion) -> S
     folder = environment.samples(key)
     if tracked is None or not folder.exists(GRID):
         return None
-    judged = set(config.sample.features) <= set(tracked.tags.get(FEATURES_TAG, "").split())
-    return SampleRun(folder, tracked) if judged else None
+    judged = judged_by(config.sample) <= set(tracked.tags.get(JUDGED_TAG, "").split())
+    return SampleRun(folder, tracked) if judged or training_data(model) is None else None
+
+
+def judged_by(stage: JudgeConfig) -> set[str]:
+    """What samples are to be judged by, as words of a tag."""
+    return {*stage.features, *([f"bits:{stage.bits_images}"] if stage.bits_images else [])}
+
+
+def training_data(model: ModelVersion) -> ShardSet | None:
+    """What the model was trained on, and whatever was added since; None if it is there no more."""
+    try:
+        return open_shard_set(Folder(model.tags[URI_TAG]))
+    except FileNotFoundError:
+        return None
 
 
 def run(config: Config, environment: Environment, model: ModelVersion) -> SampleRun:
@@ -100,8 +115,7 @@ def run(config: Config, environment: Environment, model: ModelVersion) -> Sample
             workers = drawing_workers(config.sample)
             warm_up(draw_part, workers)
             tracker = Tracker(environment)
-            tags = {**lineage_tags(model), FEATURES_TAG: " ".join(config.sample.features)}
-            run_id = tracker.start(config.name, "sample", key, tags, to_plain(config.sample))
+            run_id = tracker.start(config.name, "sample", key, lineage_tags(model), to_plain(config.sample))
             job = _Job(config, environment, tracker, model, files, run_id, environment.samples(key), key, workers)
             with tracker.ending(run_id):
                 job.work()
@@ -125,28 +139,20 @@ class _Job:
 
     def work(self) -> None:
         """Draw, judge, log; the grid, last, says that all is there."""
-        data = self._data()
-        nets = []
-        if data is not None and self.config.sample.features:
-            nets = feature_nets(self.environment, self.tracker, self.config.sample, self.config.name, data)
-        started = time.monotonic()
+        stage, data, nets = self.config.sample, training_data(self.model), []
+        if data is None:
+            say(f"samples: not judged, the training data {self.model.tags[URI_TAG]} cannot be read")
+        elif stage.features:
+            nets = feature_nets(self.environment, self.tracker, stage, self.config.name, data)
         shards = self._draw(nets)
-        rate = self.config.sample.num / (time.monotonic() - started)
-        self.tracker.log_metrics(self.run_id, {"images_per_s": rate})
         self.folder.write_json("config.json", to_plain(self.config))
         grid = self._grid(shards)
-        if data is not None and nets:
-            self._judge(shards, data, nets, grid)
+        if data is not None:
+            self._show_data(data)
+            if judged_by(stage):
+                self._judge(shards, data, nets, grid)
         self._log_pictures(grid)
         self.folder.write(GRID, grid)
-
-    def _data(self) -> ShardSet | None:
-        """What the model was trained on, if that is still there."""
-        try:
-            return open_shard_set(Folder(self.model.tags[URI_TAG]))
-        except FileNotFoundError as err:
-            say(f"samples: not judged, the training data cannot be read: {err}")
-            return None
 
     def _draw(self, nets: Sequence[NetFile]) -> ShardSet:
         """The pictures as a shard set, of the same format as training data, and their features."""
@@ -154,10 +160,13 @@ class _Job:
         outs = [features_of(self.environment, net, self.key) for net in nets]
         if self.folder.exists(DATASET):
             return open_shard_set(self.folder)
+        started, there = time.monotonic(), list[int]()
 
         def find(part: Part) -> ShardReport | None:
+            report = read_report(self.folder, part.number)
+            there.extend([] if report is None else [report.num_samples])
             complete = all(out.exists(file_of(tar_name("train", part.number))) for out in outs)
-            return read_report(self.folder, part.number) if complete else None
+            return report if complete else None
 
         reports = make_missing(
             "samples",
@@ -169,6 +178,8 @@ class _Job:
             lambda report: report.num_samples,
             stage.num,
         )
+        if num := stage.num - sum(there):  # those that an earlier attempt drew took none of this one's time
+            self.tracker.log_metrics(self.run_id, {"images_per_s": num / (time.monotonic() - started)})
         header = Header(
             image_size=model.unet.config.image_size,
             channels=model.unet.config.image_channels,
@@ -184,24 +195,35 @@ class _Job:
         num_columns = grid_columns(len(chosen_labels(self.config.sample.labels, shards.classes)))
         return encode_png(image_grid(images, num_columns, GRID_PIXELS))
 
-    def _judge(self, shards: ShardSet, data: ShardSet, nets: Sequence[NetFile], grid: bytes) -> None:
-        """The metrics, onto the run and the model's own page; how data turns to noise, and what samples are near to."""
-        stage, subject = self.config.sample, Subject(shards, "train", self.key)
-        measured = measure(self.environment, subject, data, nets, stage, stage)
-        self.tracker.log_metrics(self.run_id, measured.metrics, model_id=self.model.model_id)
-        card = model_card(self.model, loaded(self.files), measured.metrics)
-        describe(self.tracker, self.model, card, grid)
-        self.folder.write(NEIGHBOURS, measured.neighbours)
+    def _show_data(self, data: ShardSet) -> None:
+        """How pictures of the data turn to noise."""
         real, _ = read_first(data, "train", FORWARD_IMAGES)
         states = forward_states(loaded(self.files).diffusion, real)
         self.folder.write(FORWARD, encode_png(strip(states, 2 * GRID_PIXELS)))
+
+    def _judge(self, shards: ShardSet, data: ShardSet, nets: Sequence[NetFile], grid: bytes) -> None:
+        """The metrics, onto the run and, if that is the very data it has learned from, onto the model's own page."""
+        stage = self.config.sample
+        self.tracker.log_dataset(self.run_id, self.config.name, data.digest, data.folder.uri, "reference")
+        metrics = held_out_bits(self.files, data, stage.bits_images, stage) if stage.bits_images else {}
+        if nets:
+            measured = measure(self.environment, Subject(shards, "train", self.key), data, nets, stage, stage)
+            self.folder.write(NEIGHBOURS, measured.neighbours)
+            metrics |= measured.metrics
+        own = data.digest == self.model.tags[DIGEST_TAG]
+        self.tracker.log_metrics(self.run_id, metrics, model_id=self.model.model_id if own else "")
+        self.tracker.tag(self.run_id, {JUDGED_TAG: " ".join(sorted(judged_by(stage)))})
+        if own:
+            describe(self.tracker, self.model, model_card(self.model, loaded(self.files), metrics), grid)
+        else:
+            say(f"samples: judged beside {data.folder.uri} as it is by now, to which was added since")
 
     def _log_pictures(self, grid: bytes) -> None:
         """Everything that is in the folder into MLflow, in as many calls as there are files: tars, not pictures."""
         with TemporaryDirectory() as temporary:
             samples = Path(temporary) / "samples"
             self.folder.download(samples)
-            shutil.rmtree(samples / PLAN)
+            shutil.rmtree(samples / PLAN, ignore_errors=True)  # what came back from MLflow has none
             (samples / GRID).write_bytes(grid)
             for name in (GRID, *SHOWN):
                 if (samples / name).exists():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from diffusion.data.shards import Sample, write_shard
 from diffusion.files import Folder
 from workflows.config import EvaluateStage
 from workflows.evaluate import run
+from workflows.lineage import lineage
+from workflows.metrics.measure import Subject, labels_asked
 from workflows.storage import Environment
 
 pytestmark = pytest.mark.ray
@@ -130,12 +133,29 @@ def test_samples_are_measured_again_from_the_storage_or_from_mlflow(evaluate, wh
 
     assert metrics["frechet_thumbnails"] == pytest.approx(whole["metrics"]["frechet_thumbnails"])
     assert metrics["n"] == 40
-    assert metrics["bits_n"] == 20
+    assert metrics["bits_per_dim_n"] == 20
     assert metrics["bits_per_dim_low"] < metrics["bits_per_dim"] < metrics["bits_per_dim_high"]
     assert drawn["frechet_dataset"] == pytest.approx(metrics["frechet_dataset"])
     assert run.data.tags["ddpm.model"] == whole["model"]
     assert [file.path for file in client.list_artifacts(found["run"])] == ["neighbours.png"]
     assert evaluate("smoke", "--bits-images", "20")["run"] == found["run"]  # the newest of the model; done already
+
+
+def test_a_measurement_came_of_the_samples_that_it_measured_and_a_net_of_its_data(evaluate, real, whole, place, client):
+    experiment = client.get_experiment_by_name("smoke").experiment_id
+    (net,) = client.search_runs([experiment], "tags.`ddpm.stage` = 'features'")
+    measured = evaluate(whole["sample_run"], "--features", "thumbnails")["run"]
+
+    def kinds(name):
+        tree, _ = lineage(Environment(storage=str(place)), name)
+        found = [tree]
+        while found[-1].children:
+            (child,) = found[-1].children
+            found.append(child)
+        return [node.kind for node in found]
+
+    assert kinds(measured) == ["data", "train", "model", "sample", "evaluate"]
+    assert kinds(net.info.run_id) == ["data", "features"]
 
 
 def test_beside_held_out_pictures_the_training_pictures_take_their_place(evaluate, whole, client):
@@ -150,7 +170,7 @@ def test_beside_held_out_pictures_the_training_pictures_take_their_place(evaluat
 
 def test_samples_that_have_gone_from_the_storage_come_back(evaluate, whole, place):
     (folder,) = (place / "samples").iterdir()
-    digest = open_shard_set(Folder(folder)).digest
+    digest, before = open_shard_set(Folder(folder)).digest, {file.name for file in folder.iterdir()}
     shutil.rmtree(folder)
     shutil.rmtree(place / "features/thumbnails")
     asked = ("--reference", "val", "--features", "thumbnails", "--bits-images", "1")
@@ -158,6 +178,18 @@ def test_samples_that_have_gone_from_the_storage_come_back(evaluate, whole, plac
 
     assert found["n"] == 40
     assert open_shard_set(Folder(folder)).digest == digest
+    assert before - {file.name for file in folder.iterdir()} <= {"plan", "config.json"}  # so it counts as done
+
+
+@pytest.mark.parametrize(("classes", "are_asked"), [(3, True), (2, False), (0, False)])
+def test_labels_are_compared_with_those_of_data_that_has_the_same_classes(classes, are_asked, tmp_path):
+    pictures = np.zeros((6, 8, 8, 1), np.uint8)
+    mine = write_set(tmp_path / "mine", pictures, [0, 1] * 3, num_classes=2)
+    data = write_set(tmp_path / "data", pictures, [-1] * 6, num_classes=classes)
+    others = replace(data, classes=["cat", "dog"][:classes]) if classes < 3 else data
+    labels = labels_asked(Subject(mine, "train", "key"), others)
+
+    assert labels.tolist() == ([0, 1] * 3 if are_asked else [-1] * 6)
 
 
 def wrong_calls(whole, small):

@@ -4,11 +4,13 @@ import base64
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 
+import numpy as np
 import pytest
 from mlflow_servers import ModelServer
 from PIL import Image
@@ -22,6 +24,15 @@ mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/smoke@champion")
 drawn = model.predict(pandas.DataFrame({"seed": [7], "label": [3]}))
 open(sys.argv[2], "wb").write(drawn["png"][0])
+"""
+
+
+TWO = """
+import mlflow, pandas, sys
+ours, other = map(mlflow.pyfunc.load_model, sys.argv[1:3])
+for name, model in (("ours", ours), ("other", other), ("again", ours)):
+    drawn = model.predict(pandas.DataFrame({"seed": [7], "label": [3]}))
+    open(f"{sys.argv[3]}/{name}.png", "wb").write(drawn["png"][0])
 """
 
 
@@ -66,6 +77,20 @@ def test_a_post_may_ask_for_another_sampler(served, expected):
     (row,) = post(served, [[7, 3]], sampler="ddpm", steps=10)
 
     assert base64.b64decode(row["png"]) != expected
+
+
+def test_two_versions_in_one_process_each_run_their_own_code(model_files, expected, tmp_path):
+    other = shutil.copytree(model_files, tmp_path / "another")
+    (package,) = (other / "code").glob("ddpm_*")
+    of_another = package.rename(package.with_name("ddpm_another"))
+    (other / "artifacts/model/package.txt").write_text(of_another.name)
+    process = of_another / "process.py"
+    process.write_text(f"{process.read_text()}\n\nas_it_was = to_uint8\ndef to_uint8(x): return 255 - as_it_was(x)\n")
+    subprocess.run([sys.executable, "-c", TWO, model_files, other, tmp_path], cwd=tmp_path, check=True)
+    ours, negative = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("ours", "other"))
+
+    assert (tmp_path / "ours.png").read_bytes() == (tmp_path / "again.png").read_bytes() == expected
+    assert (negative == 255 - ours).all()
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,14 @@ from diffusion.seeding import image_seeds
 from ..cluster.connection import drawing_workers
 from ..cluster.tasks import make_missing
 from ..drawing import ModelFiles, Part, loaded
+from .features import read_first
 
 if TYPE_CHECKING:
     from jaxtyping import Int64, UInt8
     from numpy import ndarray
     from torch import Tensor
+
+    from diffusion.data.shard_set import ShardSet
 
     from ..config import Workers
 
@@ -35,12 +38,18 @@ class _Request:
     labels: Int64[ndarray, "n"]
 
 
+def held_out_bits(model: ModelFiles, data: ShardSet, num: int, workers: Workers) -> dict[str, float]:
+    """Those of the first `num` held-out pictures, in classes' turns if they lie so; none if there are no pictures."""
+    images, labels = read_first(data, "val", num)
+    return bits(model, images, labels, workers) if len(images) else {}
+
+
 def bits(
     model: ModelFiles, images: UInt8[Tensor, "n c h w"], labels: Int64[ndarray, "n"], workers: Workers
 ) -> dict[str, float]:
     """The variational bound of these pictures in bits per dimension, with its bootstrap interval, by name.
 
-    -log2 p(x) divided by the number of values a picture has (Ho et al. 2020, table 1); `bits_n` says of how many.
+    -log2 p(x) divided by the number of values a picture has (Ho et al. 2020, table 1); its `_n` says of how many.
     """
     chunk = loaded(model).chunk
     parts = [Part(i, start, min(start + chunk, len(images))) for i, start in enumerate(range(0, len(images), chunk))]
@@ -49,13 +58,16 @@ def bits(
     found = make_missing("bits", parts, lambda _: None, _bits_of_part, request, drawing, len, len(images))
     of_all = np.array([value for part in found for value in part])
     value, low, high = interval(lambda rows: float(of_all[rows].mean()), len(of_all))
-    return {"bits_per_dim": value, "bits_per_dim_low": low, "bits_per_dim_high": high, "bits_n": float(len(of_all))}
+    return {
+        "bits_per_dim": value, "bits_per_dim_low": low, "bits_per_dim_high": high, "bits_per_dim_n": float(len(of_all)),
+    }  # fmt: skip
 
 
 def _bits_of_part(part: Part, request: _Request) -> list[float]:
     """In a Ray task: one chunk, of the shape that the model draws in."""
     model, seeds = loaded(request.model), image_seeds(SEED, part.start, part.stop)
     images, labels = request.images[part.start : part.stop], request.labels[part.start : part.stop]
+    labels = np.where(labels < 0, len(model.classes), labels)  # without one: of any class
 
     def bound(rows: list[int]) -> Tensor:
         asked = torch.from_numpy(labels[rows]) if model.classes else None

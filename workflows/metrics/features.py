@@ -18,6 +18,7 @@ from diffusion.metrics.features import thumbnail_features
 from diffusion.metrics.frechet import Moments, merged, moments
 from diffusion.metrics.inception import load_inception
 
+from ..cluster.connection import drawing_workers
 from ..cluster.tasks import make_missing
 from ..drawing import device
 
@@ -66,13 +67,14 @@ def loaded_net(net: NetFile) -> FeatureNet:
     """The net, loaded once in a process."""
     if net.kind == THUMBNAILS:
         return thumbnail_features
-    if net.name not in _LOADED:
+    key = net.name, device()
+    if key not in _LOADED:
         load = load_classifier if net.kind == DATASET_NET else load_inception
-        _LOADED[net.name] = load(net.weights, net.name).to(device())
-    return _LOADED[net.name]
+        _LOADED[key] = load(net.weights, net.name).to(device())
+    return _LOADED[key]
 
 
-_LOADED: dict[str, FeatureNet] = {}
+_LOADED: dict[tuple[str, torch.device], FeatureNet] = {}
 
 
 def file_of(tar: str) -> str:
@@ -143,7 +145,7 @@ def make_features(
 
     if any(find(tar) is None for tar in tars):
         total = sum(tar.num_samples for tar in tars)
-        make_missing("features", tars, find, _features_of_tar, request, workers, int, total)
+        make_missing("features", tars, find, _features_of_tar, request, drawing_workers(workers), int, total)
 
 
 def _features_of_tar(tar: TarStats, request: _Request) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 BEFORE = (
@@ -22,17 +23,18 @@ OF_KIND = (
     "{label_agreement_KIND:.1%} are taken for the label asked for; of the worst class {label_agreement_KIND_worst:.1%}",
     "{inception_score_KIND:.2f} Inception Score, {inception_score_KIND_low:.2f} to {inception_score_KIND_high:.2f}",
 )
-AFTER = (
-    "{bits_per_dim:.3f} bits/dim of {bits_n:.0f} held-out pictures; others: {bits_per_dim_low:.3f} to "
-    "{bits_per_dim_high:.3f}",
-)
+AFTER = ("{bits_per_dim:.3f} bits/dim of held-out pictures; others: {bits_per_dim_low:.3f} to {bits_per_dim_high:.3f}",)
+FIRST = re.compile(r"\{(\w+)")
+"""in a text: the metric that it is about"""
 
 
 def metric_lines(metrics: dict[str, float]) -> list[str]:
-    """What people read of them, without those that are not there."""
+    """What people read of them, without those that are not there; of how many, where that is not `n`."""
     of_kinds = [text.replace("KIND", kind).replace("NAME", name) for kind, name in KINDS.items() for text in OF_KIND]
     lines = []
     for text in (*BEFORE, *of_kinds, *AFTER):
+        name, num = FIRST.findall(text)[0], metrics.get("n")
+        of = metrics.get(f"{name}_n", num)
         with suppress(KeyError):
-            lines.append(text.format(**metrics))
+            lines.append(text.format(**metrics) + ("" if of == num else f"; n = {of:,.0f}"))
     return lines

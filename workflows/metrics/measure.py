@@ -88,7 +88,7 @@ def measure(
     tars = subject.shards.split(subject.split)
     outs = [features_of(environment, net, subject.key) for net in nets]
     make_features(subject.shards, tars, nets, outs, workers)
-    asked = _labels(subject)
+    asked = labels_asked(subject, data)
     metrics = {"n": float(subject.shards.num_samples(subject.split))}
     for net, out, known_out in zip(nets, outs, known_outs, strict=True):
         drawn, known, held_out = gather(out, tars), gather(known_out, known_tars), gather(known_out, held_tars)
@@ -104,8 +104,14 @@ def measure(
     return Measured(metrics, encode_png(image_grid(shown, columns, PIXELS)))
 
 
-def _labels(subject: Subject) -> Int64[ndarray, "n"]:
-    """Of all pictures, from the manifest."""
+def labels_asked(subject: Subject, data: ShardSet) -> Int64[ndarray, "n"]:
+    """The labels of all pictures, from the manifest; -1 for each if they are not those of the data's classes.
+
+    Data that was added to may have further classes.
+    """
+    known = subject.shards.classes
+    if data.classes[: len(known)] != known:
+        return np.full(subject.shards.num_samples(subject.split), -1)
     tars = subject.shards.split(subject.split)
     columns = [subject.shards.manifest(tar, ["label"])["label"].to_numpy() for tar in tars]
     return np.concatenate(columns).astype(np.int64)

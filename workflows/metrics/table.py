@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 
 KINDS = {
     "thumbnails": "In pixels, of 8×8 thumbnails",
@@ -32,7 +33,10 @@ OF_ITSELF = {
         "Distance to the nearest training picture",
         "the median; Euclidean, of all pixels, which go from 0 to 1",
     ),
-    "bits_per_dim": ("Bits per dimension", "what the model needs to write a real pixel down; lower is better"),
+    "bits_per_dim": (
+        "Bits per dimension",
+        "what the model needs to write a pixel of held-out pictures down; lower is better",
+    ),
 }
 ENDS = ("low", "high", "error", "held_out", "worst")
 """of what belongs to a metric: its interval, its standard error, what real pictures get, the worst class"""
@@ -46,20 +50,21 @@ class MetricRow:
     name: str
     value: str
     interval: str
+    num: str
+    """of how many pictures"""
     meaning: str
 
 
 def metric_groups(metrics: dict[str, float]) -> dict[str, list[MetricRow]]:
     """Rows by heading: those of each kind of features, then the others; what nobody explained has a plain row.
 
-    `n`, how many samples they are of, is none of them.
+    `n`, how many samples there are, is none of them: it stands beside each that says nothing else.
     """
     left = {name: value for name, value in metrics.items() if name not in NOT_OF_QUALITY}
-    groups = {heading: _rows_of_kind(kind, left) for kind, heading in KINDS.items()}
-    others = [_row(name, *said, left) for name, said in OF_ITSELF.items() if name in left]
-    if (num := left.pop("bits_n", None)) is not None:
-        others[-1] = replace(others[-1], meaning=f"{others[-1].meaning}; of {num:,.0f} that were held out")
-    plain = [MetricRow(name, _value(name, value), "", "") for name, value in sorted(left.items())]
+    num = metrics.get("n", math.nan)
+    groups = {heading: _rows_of_kind(kind, left, num) for kind, heading in KINDS.items()}
+    others = [_row(name, *said, left, num) for name, said in OF_ITSELF.items() if name in left]
+    plain = [MetricRow(name, _value(name, value), "", _count(num), "") for name, value in sorted(left.items())]
     return {heading: rows for heading, rows in {"Sample by sample": others, **groups, "Others": plain}.items() if rows}
 
 
@@ -68,15 +73,15 @@ def in_figures(value: float) -> str:
     return f"{value:,.1f}" if 100 <= abs(value) < 1e15 else f"{value:.3g}"
 
 
-def _rows_of_kind(kind: str, left: dict[str, float]) -> list[MetricRow]:
+def _rows_of_kind(kind: str, left: dict[str, float], num: float) -> list[MetricRow]:
     """Takes what it shows out of `left`."""
     names = {f"{family}_{kind}": said for family, said in OF_A_KIND.items()}
-    return [_row(name, *said, left) for name, said in names.items() if name in left]
+    return [_row(name, *said, left, num) for name, said in names.items() if name in left]
 
 
-def _row(name: str, title: str, meaning: str, left: dict[str, float]) -> MetricRow:
+def _row(name: str, title: str, meaning: str, left: dict[str, float], num: float) -> MetricRow:
     """A metric with all that belongs to it, which is taken out of `left`."""
-    value = _value(name, left.pop(name))
+    value, num = _value(name, left.pop(name)), left.pop(f"{name}_n", num)
     ends = {end: _value(name, left.pop(f"{name}_{end}")) for end in ENDS if f"{name}_{end}" in left}
     interval = f"{ends['low']} – {ends['high']}" if "low" in ends and "high" in ends else ""
     if "error" in ends:
@@ -85,7 +90,13 @@ def _row(name: str, title: str, meaning: str, left: dict[str, float]) -> MetricR
         meaning = f"{meaning}; that of real pictures kept out of training is {ends['held_out']}"
     if "worst" in ends:
         meaning = f"{meaning}; of the class with the fewest, {ends['worst']}"
-    return MetricRow(title, value, interval, meaning)
+    if (among := left.pop(f"{name}_among", None)) is not None:
+        meaning = f"{meaning}; {among:,.0f} training pictures were looked through"
+    return MetricRow(title, value, interval, _count(num), meaning)
+
+
+def _count(num: float) -> str:
+    return "?" if math.isnan(num) else f"{num:,.0f}"
 
 
 def _value(name: str, value: float) -> str:

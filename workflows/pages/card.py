@@ -51,7 +51,8 @@ def model_card(version: ModelVersion, model: Model, metrics: dict[str, float] | 
     }
     numbers = [f"- {line}" for line in metric_lines(metrics or {})]
     if metrics:
-        numbers = ["", "## Numbers", "", f"Of {metrics['n']:,.0f} samples, beside the training data:", "", *numbers]
+        of = f"Of {metrics['n']:,.0f} samples, beside the training data:" if "n" in metrics else "Of held-out pictures:"
+        numbers = ["", "## Numbers", "", of, "", *numbers]
     columns = '{"seed": [0, 1], "label": [0, 1]}' if model.classes else '{"seed": [0, 1]}'
     return "\n".join([
         f"# {version.name}, version {version.version}",

@@ -121,12 +121,11 @@ def _charts(curves: list[Curve]) -> str:
 
 
 def _metrics(metrics: dict[str, float]) -> str:
-    n = f"{metrics['n']:,.0f}" if "n" in metrics else "?"
     bodies = []
     for heading, rows in metric_groups(metrics).items():
         lines = "".join(
             f'<tr><th scope="row">{escape(row.name)}</th><td class="number value">{escape(row.value)}</td>'
-            f'<td class="number interval">{escape(row.interval)}</td><td class="number n">{n}</td>'
+            f'<td class="number interval">{escape(row.interval)}</td><td class="number n">{escape(row.num)}</td>'
             f'<td class="meaning">{escape(row.meaning)}</td></tr>'
             for row in rows
         )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .registry import versions_of_run
-from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, OUTCOME_TAG, STAGE_TAG, START_TAG, TRAINING_TAG, URI_TAG
+from .runs import DIGEST_TAG, GIT_TAG, MODEL_TAG, OUTCOME_TAG, SAMPLE_TAG, STAGE_TAG, START_TAG, TRAINING_TAG, URI_TAG
 
 if TYPE_CHECKING:
     from .registry import ModelVersion
     from .runs import TrackedRun, Tracker
 
-DATA, MODEL = "data", "model"
-MAKERS = ("shard", "train")
-DRAWN = ("sample", "restore", "retrain")
-"""stages of runs that a model was used in"""
+DATA, MODEL, TRAIN = "data", "model", "train"
 SHOWN_TAGS = {START_TAG: "from {}", OUTCOME_TAG: "{}", GIT_TAG: "git {:.10}"}
 SHOWN_PARAMS = ("num", "seed", "sampler", "steps", "guidance", "train.steps", "train.num_workers")
 
@@ -25,7 +23,7 @@ class Node:
     """A thing, and what came of it."""
 
     kind: str
-    """data, shard, train, model, sample, restore, retrain or picture"""
+    """data, model, picture, or the stage of a run: shard, train, sample, …"""
     id: str
     """digest, run id, models:/NAME/VERSION, or RUN/KEY"""
     detail: str = ""
@@ -43,26 +41,27 @@ def tree_of(tracker: Tracker, digest: str) -> Node:
     if not runs:
         raise ValueError(f"id must be a digest, a run or a model that {tracker.uri} knows, got {digest!r}")
     uris = sorted({run.tags[URI_TAG] for run in runs if URI_TAG in run.tags})
-    drawn = [run for run in runs if run.tags.get(STAGE_TAG) in DRAWN]
-    made = [
-        Node(run.tags[STAGE_TAG], run.run_id, _detail(run), _models(tracker, run, drawn))
-        for run in runs
-        if run.tags.get(STAGE_TAG) in MAKERS
-    ]
-    return Node(DATA, digest, ", ".join(uris), made)
+    models = {run.run_id: versions_of_run(tracker, run.run_id) for run in runs if run.tags.get(STAGE_TAG) == TRAIN}
+    known = {run.run_id for run in runs} | {version.uri for made in models.values() for version in made}
+    below = defaultdict[str, list["TrackedRun"]](list)
+    for run in runs:
+        below[_came_of(run, known)].append(run)
+
+    def of_run(run: TrackedRun) -> Node:
+        children = [*map(of_model, models.get(run.run_id, ())), *map(of_run, below[run.run_id])]
+        return Node(run.tags.get(STAGE_TAG, "run"), run.run_id, _detail(run), children)
+
+    def of_model(version: ModelVersion) -> Node:
+        aliases = ", ".join(f"@{alias}" for alias in version.aliases)
+        return Node(MODEL, version.uri, aliases, [of_run(run) for run in below[version.uri]])
+
+    return Node(DATA, digest, ", ".join(uris), [of_run(run) for run in below[DATA]])
 
 
-def _models(tracker: Tracker, run: TrackedRun, drawn: list[TrackedRun]) -> list[Node]:
-    """The versions that a run registered, each with what was drawn of it."""
-    return [
-        Node(
-            MODEL,
-            version.uri,
-            ", ".join(f"@{alias}" for alias in version.aliases),
-            [Node(d.tags[STAGE_TAG], d.run_id, _detail(d)) for d in drawn if d.tags.get(MODEL_TAG) == version.uri],
-        )
-        for version in versions_of_run(tracker, run.run_id)
-    ]
+def _came_of(run: TrackedRun, known: set[str]) -> str:
+    """What a run hangs under: the samples that it measured, the model that it drew with, else the data."""
+    worked_with = [run.tags.get(tag, "") for tag in (SAMPLE_TAG, MODEL_TAG)]
+    return next((id_ for id_ in worked_with if id_ in known), DATA)
 
 
 def _detail(run: TrackedRun) -> str:

@@ -20,8 +20,9 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 import diffusion
 
 from .artifacts import Artifacts
-from .model_files import FILES_TAG, fetch_model, write_sums
+from .model_files import FILES_TAG, WEIGHTS_TAG, fetch_model, write_sums
 from .refusals import check_absent
+from .runs import DIGEST_TAG
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,8 +169,8 @@ def find_version(tracker: Tracker, name: str, number: str) -> ModelVersion | Non
 def model_version(tracker: Tracker, uri: str) -> ModelVersion:
     """The version behind NAME, NAME@alias, NAME/version or models:/… (champion, where nothing says which).
 
-    Raises ValueError, listing what exists, if there is no such model, alias or version; JobFailed if MLflow does not
-    answer.
+    Raises ValueError, listing what exists, if there is no such model, alias or version, or if it is somebody else's;
+    JobFailed if MLflow does not answer.
     """
     if tracker.is_empty:
         raise ValueError(f"there is no model {uri}: nothing has been tracked in {tracker.uri} yet")
@@ -177,11 +178,18 @@ def model_version(tracker: Tracker, uri: str) -> ModelVersion:
     name, _, number = name.partition("/")
     try:
         if number and not at:
-            return version_of(tracker.client.get_model_version(name, number))
-        return version_of(tracker.client.get_model_version_by_alias(name, alias or CHAMPION))
+            made = tracker.client.get_model_version(name, number)
+        else:
+            made = tracker.client.get_model_version_by_alias(name, alias or CHAMPION)
     except MlflowException as err:
         check_absent(err)
         raise ValueError(f"there is no model {uri} in {tracker.uri}; {_known(tracker, name)}") from None
+    found = version_of(made)
+    if not {DIGEST_TAG, WEIGHTS_TAG} <= found.tags.keys():
+        raise ValueError(
+            f"{found.uri} in {tracker.uri} must be a model that ddpm has trained: it has no tag {DIGEST_TAG}"
+        )
+    return found
 
 
 def versions_of_run(tracker: Tracker, run_id: str) -> list[ModelVersion]:

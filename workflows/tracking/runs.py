@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 KEY_TAG, STAGE_TAG = "ddpm.key", "ddpm.stage"
 DIGEST_TAG, URI_TAG, MODEL_TAG = "ddpm.dataset_digest", "ddpm.dataset_uri", "ddpm.model"
-TRAINING_TAG = "ddpm.training_run"
+TRAINING_TAG, SAMPLE_TAG = "ddpm.training_run", "ddpm.sample_run"
 START_TAG = "ddpm.start_model"
 """the model whose weights a training began with"""
 OUTCOME_TAG = "ddpm.outcome"

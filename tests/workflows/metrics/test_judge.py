@@ -107,9 +107,15 @@ def test_what_is_as_far_as_held_out_pictures_is_no_copy():
 def test_people_read_a_line_of_every_metric_that_is_there():
     asked = np.arange(300) % 3
     metrics = distances("dataset", given(300, logits=sure(asked)), given(400), given(50), asked)
-    metrics |= {"bits_per_dim": 3.2, "bits_n": 50.0, "bits_per_dim_low": 3.1, "bits_per_dim_high": 3.3}
+    metrics |= {
+        "bits_per_dim": 3.2,
+        "n": 300.0,
+        "bits_per_dim_n": 50.0,
+        "bits_per_dim_low": 3.1,
+        "bits_per_dim_high": 3.3,
+    }
     lines = metric_lines(metrics)
 
     assert len(lines) == 7
-    assert lines[-1] == "3.200 bits/dim of 50 held-out pictures; others: 3.100 to 3.300"
+    assert lines[-1] == "3.200 bits/dim of held-out pictures; others: 3.100 to 3.300; n = 50"
     assert not any("KIND" in line or "NAME" in line for line in lines)
