@@ -1,8 +1,9 @@
 """`python -m workflows.ray_job TEMPLATE`: what a CronJob's pod does. Creates a RayJob, once, and waits for its end.
 
-The RayJob is named by RAY_JOB_NAME, which is the name of the pod's own Job: schedule and time. A pod that is made anew
-for the same tick finds the RayJob that is there. That this waits is what lets `concurrencyPolicy: Forbid` mean
-anything, and gives the CronJob's history its outcome.
+The RayJob has the name of the pod's own Job, TICK_NAME, which is schedule and time: a pod that is made anew for the
+same tick finds the RayJob that is there. It belongs to that Job, whose id is TICK_UID: Kubernetes deletes it when the
+CronJob's history drops the Job. That this waits is what lets `concurrencyPolicy: Forbid` mean anything, and gives that
+history its outcome.
 """
 
 from __future__ import annotations
@@ -79,10 +80,15 @@ def run(api: Api, job: dict[str, Any], poll_s: float = POLL_S) -> int:
     return SUCCEEDED if outcome == "SUCCEEDED" else FAILED
 
 
+def of_tick(template: dict[str, Any], name: str, uid: str) -> dict[str, Any]:
+    """The RayJob of a tick, owned by the tick's Job."""
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
+    return {**template, "metadata": {**template["metadata"], "name": name, "ownerReferences": [owner]}}
+
+
 def main(argv: list[str], environment: dict[str, str], account: Path = ACCOUNT, poll_s: float = POLL_S) -> int:
     """The command; its exit code."""
-    job = yaml.safe_load(Path(argv[0]).read_text())
-    job["metadata"]["name"] = environment["RAY_JOB_NAME"]
+    job = of_tick(yaml.safe_load(Path(argv[0]).read_text()), environment["TICK_NAME"], environment["TICK_UID"])
     host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
     scheme = "https" if (account / "ca.crt").exists() else "http"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

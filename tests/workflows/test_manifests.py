@@ -17,7 +17,7 @@ from lint.schemas import Schemas
 
 from workflows.cli import judged, understood
 from workflows.manifests import Site, check_cron, files, scheduled
-from workflows.manifests.ray import MAX_JOB_NAME, entrypoint
+from workflows.manifests.ray import MAX_JOB_NAME, entrypoint, ray_job
 from workflows.manifests.schedule import MAX_NAME, TICK
 
 INFRA = Path(__file__).parents[2] / "infra"
@@ -57,6 +57,14 @@ def test_the_jobs_run_commands_that_there_are(hardware, file):
 
     assert ddpm == "ddpm"
     assert args.where.storage == "$DDPM_STORAGE"
+
+
+def test_a_job_gives_its_cluster_back_when_it_ends():
+    """KubeRay's time to live is that of the cluster: the RayJob, with the end of its log, stays."""
+    job = ray_job(Site(), "digits-shard", ["shard", "digits"])
+
+    assert job["spec"]["shutdownAfterJobFinishes"] is True
+    assert job["spec"]["ttlSecondsAfterFinished"] <= 60
 
 
 def emit(capsys, *words):

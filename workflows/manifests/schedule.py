@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from .pods import container, pod, resources, scratch
+from .pods import container, label_env, pod, resources, scratch
 from .ray import MAX_JOB_NAME, ray_job
 from .site import DNS_LABEL, metadata
 from .text import to_yaml
@@ -92,14 +92,14 @@ def _account(site: Site, name: str) -> list[dict[str, Any]]:
 
 def _job(site: Site, name: str) -> dict[str, Any]:
     """Of one tick. Its pod may be lost and made anew: it finds the RayJob that it created."""
-    field = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}}
+    tick = {"TICK_NAME": "job-name", "TICK_UID": "controller-uid"}
     create = container(
         "create",
         site.image_name,
         resources(0.1, "256Mi"),
         {"tmp": "/tmp"},  # noqa: S108 - a volume of the pod's own
         command=["python", "-m", "workflows.ray_job", f"/template/{TEMPLATE}"],
-        env=[{"name": "RAY_JOB_NAME", "valueFrom": field}],
+        env=[label_env(variable, f"batch.kubernetes.io/{label}") for variable, label in tick.items()],
         volumeMounts=[{"name": "template", "mountPath": "/template", "readOnly": True}],
     )
     spec = pod([create], [scratch("tmp", "100Mi"), {"name": "template", "configMap": {"name": name}}])
