@@ -27,6 +27,12 @@ SUCCEEDED, FAILED, TRY_AGAIN = 0, 1, 75
 """exit codes: the last lets Kubernetes make a new pod"""
 CONFLICT, NOT_FOUND = 409, 404
 ENDED = ("Complete", "Failed", "ValidationFailed")
+HINTS = {
+    "PreRunningDeadlineExceeded": (
+        "its pods did not start, for want of a node with room or of their image (kubectl get events)"
+    )
+}
+"""to what KubeRay says in a word"""
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -75,9 +81,15 @@ def run(api: Api, job: dict[str, Any], poll_s: float = POLL_S) -> int:
     print(f"RayJob {name} {'created' if api.create(job) else 'is there'}", flush=True)
     while (status := api.status(job)).get("jobDeploymentStatus") not in ENDED:
         time.sleep(poll_s)
+    print(f"RayJob {name}: {told(status)}", flush=True)
+    return SUCCEEDED if status.get("jobStatus") == "SUCCEEDED" else FAILED
+
+
+def told(status: dict[str, Any]) -> str:
+    """What has become of a RayJob that has ended, and why; of the log that comes with it, the last lines."""
+    reason = status.get("reason", "")
     outcome = status.get("jobStatus") or status["jobDeploymentStatus"]
-    print(f"RayJob {name}: {outcome} {status.get('message', '')}".rstrip(), flush=True)
-    return SUCCEEDED if outcome == "SUCCEEDED" else FAILED
+    return ": ".join(filter(None, [outcome, reason, HINTS.get(reason), status.get("message")]))
 
 
 def of_tick(template: dict[str, Any], name: str, uid: str) -> dict[str, Any]:

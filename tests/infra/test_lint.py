@@ -88,6 +88,10 @@ MISTAKES = {
     "ttl alone": (
         TRAIN, "RayJob", lambda b: b["spec"].pop("shutdownAfterJobFinishes"), r"needs shutdownAfterJobFinishes"
     ),
+    "for ever without a node": (
+        TRAIN, "RayJob", lambda b: b["spec"].pop("preRunningDeadlineSeconds"),
+        r"spec\.preRunningDeadlineSeconds: must be given",
+    ),
     "retries of somebody's cluster": (
         TRAIN, "RayJob", lambda b: b["spec"].update(clusterSelector={"ray.io/cluster": "ddpm"}),
         r"spec\.backoffLimit: must not be given with clusterSelector",

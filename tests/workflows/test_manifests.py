@@ -17,7 +17,7 @@ from lint.schemas import Schemas
 
 from workflows.cli import judged, understood
 from workflows.manifests import Site, check_cron, files, scheduled
-from workflows.manifests.ray import MAX_JOB_NAME, entrypoint, ray_job
+from workflows.manifests.ray import MAX_JOB_NAME, ROOM_S, entrypoint, ray_job
 from workflows.manifests.schedule import MAX_NAME, TICK
 
 INFRA = Path(__file__).parents[2] / "infra"
@@ -65,6 +65,10 @@ def test_a_job_gives_its_cluster_back_when_it_ends():
 
     assert job["spec"]["shutdownAfterJobFinishes"] is True
     assert job["spec"]["ttlSecondsAfterFinished"] <= 60
+
+
+def test_a_job_that_cannot_start_is_given_up_but_not_before_a_node_may_have_come():
+    assert ray_job(Site(), "digits-shard", ["shard", "digits"])["spec"]["preRunningDeadlineSeconds"] > ROOM_S
 
 
 def emit(capsys, *words):

@@ -131,6 +131,18 @@ def test_a_ray_job_that_fails_fails_the_tick_with_its_reason(state, kubernetes, 
     assert "why" in capsys.readouterr().out
 
 
+def test_a_ray_job_that_never_started_fails_the_tick_and_says_what_to_look_at(kubernetes, pod, capsys):
+    stuck = {"jobDeploymentStatus": "Initializing", "jobStatus": ""}
+    given_up = {"jobDeploymentStatus": "Failed", "jobStatus": "", "reason": "PreRunningDeadlineExceeded"}
+    outcome = pod(kubernetes(stuck, {**given_up, "message": "has passed the preRunningDeadlineSeconds"}).server_port)
+
+    assert outcome == FAILED
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "RayJob nightly-29000000: Failed: PreRunningDeadlineExceeded: its pods did not start, for want of a node with "
+        "room or of their image (kubectl get events): has passed the preRunningDeadlineSeconds"
+    )
+
+
 def test_an_api_that_refuses_or_is_away_is_asked_again_by_another_pod(kubernetes, pod, tmp_path, capsys):
     server = kubernetes(DONE)
     (tmp_path / "token").write_text("another")
