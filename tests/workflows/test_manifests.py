@@ -47,6 +47,21 @@ def test_the_files_of_another_cluster_name_its_own_places_alone_and_break_no_rul
     assert [str(problem) for problem in problems(tmp_path, Schemas(KUBERAY))] == []
 
 
+def test_the_region_of_the_store_is_told_to_the_jobs_and_to_mlflow_in_the_cluster_and_under_compose(tmp_path):
+    words = ["--object-store", "https://s3.eu-west-3.amazonaws.com", "--region", "eu-west-3"]
+    subprocess.run([sys.executable, "-m", "workflows.manifests", tmp_path, *words], check=True)
+    settings, mlflow, compose = (
+        (tmp_path / name).read_text()
+        for name in ("kubernetes/base/settings.yaml", "kubernetes/base/mlflow.yaml", "compose.yaml")
+    )
+    (server,) = (body for body in yaml.safe_load_all(mlflow) if body["kind"] == "Deployment")
+    (container,) = server["spec"]["template"]["spec"]["containers"]
+
+    assert yaml.safe_load(settings)["data"]["AWS_DEFAULT_REGION"] == "eu-west-3"
+    assert {"name": "AWS_DEFAULT_REGION", "value": "eu-west-3"} in container["env"]
+    assert yaml.safe_load(compose)["services"]["mlflow"]["environment"]["AWS_DEFAULT_REGION"] == "eu-west-3"
+
+
 @pytest.mark.parametrize("hardware", ["cpu", "gpu"])
 @pytest.mark.parametrize("file", ["jobs/{}/shard", "jobs/{}/train", "jobs/{}/sample", "overlays/{}/retrain"])
 def test_the_jobs_run_commands_that_there_are(hardware, file):
