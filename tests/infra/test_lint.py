@@ -79,7 +79,8 @@ MISTAKES = {
     "misspelt": (MLFLOW, "Deployment", lambda b: b["spec"].update(replica=2), r"'replica' was unexpected"),
     "overlaps": (RETRAIN, "CronJob", lambda b: b["spec"].update(concurrencyPolicy="Allow"), r"must be Forbid"),
     "no deadline": (RETRAIN, "CronJob", lambda b: b["spec"].pop("startingDeadlineSeconds"), r"must be given"),
-    "no such time": (RETRAIN, "CronJob", lambda b: b["spec"].update(schedule="0 25 * * *"), r"cron's hour must be"),
+    "no such time": (RETRAIN, "CronJob", lambda b: b["spec"].update(schedule="0 25 * * *"), r"as hour, got '25'"),
+    "no such day": (RETRAIN, "CronJob", lambda b: b["spec"].update(schedule="0 0 31 4 *"), r"a day that exists"),
     "every right": (RETRAIN, "Role", lambda b: b["rules"][0].update(verbs=["*"]), r"must name what is allowed, not \*"),
     "from anywhere": (
         POLICIES, "NetworkPolicy", lambda b: b["spec"].update(ingress=[{"ports": [{"port": 6379}]}]),

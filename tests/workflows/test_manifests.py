@@ -144,12 +144,15 @@ def test_a_source_that_every_pod_reaches_is_taken(source, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["n", "--cron", "often", "--", "shard", "digits"], "cron must be five fields"),
-        (["n", "--cron", "0 3 * *", "--", "shard", "digits"], "cron must be five fields"),
-        (["n", "--cron", "60 3 * * *", "--", "shard", "digits"], "cron's minute must be .* got '60' in '60 3"),
-        (["n", "--cron", "0 3 * * 7", "--", "shard", "digits"], "cron's day of the week must be .* got '7'"),
-        (["n", "--cron", "0 9-5 * * *", "--", "shard", "digits"], "cron's hour must be .* got '9-5'"),
-        (["n", "--cron", "*/0 3 * * *", "--", "shard", "digits"], r"cron's minute must be .* got '\*/0'"),
+        (["n", "--cron", "often", "--", "shard", "digits"], "cron must be minute, hour, .* got 'often'"),
+        (["n", "--cron", "0 3 * *", "--", "shard", "digits"], "cron must be minute, hour, "),
+        (["n", "--cron", "60 3 * * *", "--", "shard", "digits"], "cron must have 0 to 59, .* as minute, got '60'"),
+        (["n", "--cron", "0 0 30 2 *", "--", "shard", "digits"], "cron must name a day that exists, got '0 0 30 2"),
+        (["n", "--cron", "0 3 * * 7", "--", "shard", "digits"], "Kubernetes' week begins with Sunday, .* got '7'"),
+        (["n", "--cron", "0 3 * * 2,5-7", "--", "shard"], "Kubernetes' week begins with Sunday, .* got '2,5-7'"),
+        (["n", "--cron", "0 3 * * Sat-Sun", "--", "shard"], "Kubernetes' week begins with Sunday, .* 'Sat-Sun'"),
+        (["n", "--cron", "0 9-5 * * *", "--", "shard", "digits"], "cron must have .* as hour, got '9-5'"),
+        (["n", "--cron", "*/0 3 * * *", "--", "shard", "digits"], r"cron must have .* as minute, got '\*/0'"),
         (["n" * 39, "--cron", "0 3 * * *", "--", "shard", "digits"], "name must be at most 38 lower-case letters"),
         (["Nightly", "--cron", "0 3 * * *", "--", "shard", "digits"], "name must be .* got 'Nightly'"),
         (["n", "--cron", "0 3 * * *", "--timezone", "Mars", "--", "shard"], "timezone must be .* got 'Mars'"),
@@ -172,7 +175,7 @@ def test_what_kubernetes_would_refuse_or_nobody_could_mean_is_refused_in_a_line(
     assert re.search(said, error)
 
 
-TIMES = ["* * * * *", "*/5 0-6,18 1,15 jan-mar,12 sun", "0 3 ? * MON-FRI", "@daily", "10-50/20 * * * *"]
+TIMES = ["* * * * *", "*/5 0-6,18 1,15 jan-mar,12 sun", "0 3 ? * MON-FRI", "0 3 * * */7", "@daily", "10-50/20 * * * *"]
 
 
 @pytest.mark.parametrize("cron", TIMES)
