@@ -156,7 +156,7 @@ OTHER_MISTAKES = {
     "latest base": ("Dockerfile", "python:${PYTHON}-slim-bookworm", "python:latest", r"FROM must have a tag"),
     "root": ("Dockerfile", "USER 1000:1000", "USER root", r"USER: the last stage must run as a user that is not root"),
     "secret in a layer": ("Dockerfile", "PYTHONUNBUFFERED=1", "API_TOKEN=x", r"ENV must hold no secret"),
-    "loose versions": ("Dockerfile", "-c infra/constraints.txt --index-url", "--index-url", r"pip install must heed"),
+    "loose versions": ("Dockerfile", "-c infra/constraints.txt \\\n", "\\\n", r"pip install must heed"),
     "no healthcheck": ("Dockerfile", "HEALTHCHECK", "LABEL", r"HEALTHCHECK: the last stage must have one"),
     "default password": ("compose.yaml", "${PGPASSWORD:?set PGPASSWORD (infra/README.md)}", "x", r"has to be given"),
     "for all the network": ("compose.yaml", "127.0.0.1:5000:5000", "5000:5000", r"published on 127\.0\.0\.1 alone"),
