@@ -5,8 +5,8 @@
     python infra/mlflow_server.py FOLDER
 
 All that it keeps is in FOLDER. MLflow's own variables say the rest: MLFLOW_HOST (127.0.0.1), MLFLOW_PORT (5000),
-MLFLOW_WORKERS (4), MLFLOW_SERVER_ALLOWED_HOSTS, MLFLOW_S3_ENDPOINT_URL; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are
-those of the store. PG_BINDIR names PostgreSQL's programs where `pg_config --bindir` does not.
+MLFLOW_WORKERS (4), MLFLOW_SERVER_ALLOWED_HOSTS, MLFLOW_S3_ENDPOINT_URL; AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
+AWS_DEFAULT_REGION are those of the store. PG_BINDIR names PostgreSQL's programs where `pg_config --bindir` does not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """`python -m workflows.ray_job TEMPLATE`: what a CronJob's pod does. Creates a RayJob, once, and waits for its end.
 
-The RayJob is named by RAY_JOB_NAME, which is the name of the pod's own Job: schedule and time. A pod that is made anew
-for the same tick finds the RayJob that is there. That this waits is what lets `concurrencyPolicy: Forbid` mean
-anything, and gives the CronJob's history its outcome.
+The RayJob has the name of the pod's own Job, TICK_NAME, which is schedule and time: a pod that is made anew for the
+same tick finds the RayJob that is there. It belongs to that Job, whose id is TICK_UID: Kubernetes deletes it when the
+CronJob's history drops the Job. That this waits is what lets `concurrencyPolicy: Forbid` mean anything, and gives that
+history its outcome.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ SUCCEEDED, FAILED, TRY_AGAIN = 0, 1, 75
 """exit codes: the last lets Kubernetes make a new pod"""
 CONFLICT, NOT_FOUND = 409, 404
 ENDED = ("Complete", "Failed", "ValidationFailed")
+HINTS = {
+    "PreRunningDeadlineExceeded": (
+        "its pods did not start, for want of a node with room or of their image (kubectl get events)"
+    )
+}
+"""to what KubeRay says in a word"""
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -74,15 +81,26 @@ def run(api: Api, job: dict[str, Any], poll_s: float = POLL_S) -> int:
     print(f"RayJob {name} {'created' if api.create(job) else 'is there'}", flush=True)
     while (status := api.status(job)).get("jobDeploymentStatus") not in ENDED:
         time.sleep(poll_s)
+    print(f"RayJob {name}: {told(status)}", flush=True)
+    return SUCCEEDED if status.get("jobStatus") == "SUCCEEDED" else FAILED
+
+
+def told(status: dict[str, Any]) -> str:
+    """What has become of a RayJob that has ended, and why; of the log that comes with it, the last lines."""
+    reason = status.get("reason", "")
     outcome = status.get("jobStatus") or status["jobDeploymentStatus"]
-    print(f"RayJob {name}: {outcome} {status.get('message', '')}".rstrip(), flush=True)
-    return SUCCEEDED if outcome == "SUCCEEDED" else FAILED
+    return ": ".join(filter(None, [outcome, reason, HINTS.get(reason), status.get("message")]))
+
+
+def of_tick(template: dict[str, Any], name: str, uid: str) -> dict[str, Any]:
+    """The RayJob of a tick, owned by the tick's Job."""
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
+    return {**template, "metadata": {**template["metadata"], "name": name, "ownerReferences": [owner]}}
 
 
 def main(argv: list[str], environment: dict[str, str], account: Path = ACCOUNT, poll_s: float = POLL_S) -> int:
     """The command; its exit code."""
-    job = yaml.safe_load(Path(argv[0]).read_text())
-    job["metadata"]["name"] = environment["RAY_JOB_NAME"]
+    job = of_tick(yaml.safe_load(Path(argv[0]).read_text()), environment["TICK_NAME"], environment["TICK_UID"])
     host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
     scheme = "https" if (account / "ca.crt").exists() else "http"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

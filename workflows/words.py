@@ -10,9 +10,17 @@ if TYPE_CHECKING:
 
 def value_of(words: Sequence[str], flag: str) -> str:
     """The value of a flag, given as `FLAG VALUE` or `FLAG=VALUE`; "" if it is not there."""
-    for word, after in zip(words, [*words[1:], ""], strict=True):
-        if word == flag:
-            return after
-        if word.startswith(f"{flag}="):
-            return word.removeprefix(f"{flag}=")
-    return ""
+    return next(iter(values_of(words, flag)), "")
+
+
+def values_of(words: Sequence[str], flag: str) -> list[str]:
+    """The values of a flag that takes several: all the words up to the next flag."""
+    values, is_its = list[str](), False
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            is_its = name == flag
+            values += [value] if is_its and equals else []
+        elif is_its:
+            values.append(word)
+    return values

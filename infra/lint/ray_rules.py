@@ -47,6 +47,8 @@ def _job(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("suspend", "ttlSecondsAfterFinished"):
         if spec.get(name) and not spec.get("shutdownAfterJobFinishes"):
             yield f".{name}", "needs shutdownAfterJobFinishes"
+    if "preRunningDeadlineSeconds" not in spec:
+        yield ".preRunningDeadlineSeconds", "must be given: without it, what cannot start is waited for without end"
     if spec.get("backoffLimit") and (selects or mode == "InteractiveMode"):
         yield ".backoffLimit", "must not be given with clusterSelector or InteractiveMode"
     if mode == "SidecarMode" and (selects or "submitterPodTemplate" in spec):

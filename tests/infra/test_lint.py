@@ -79,7 +79,8 @@ MISTAKES = {
     "misspelt": (MLFLOW, "Deployment", lambda b: b["spec"].update(replica=2), r"'replica' was unexpected"),
     "overlaps": (RETRAIN, "CronJob", lambda b: b["spec"].update(concurrencyPolicy="Allow"), r"must be Forbid"),
     "no deadline": (RETRAIN, "CronJob", lambda b: b["spec"].pop("startingDeadlineSeconds"), r"must be given"),
-    "no such time": (RETRAIN, "CronJob", lambda b: b["spec"].update(schedule="0 25 * * *"), r"cron's hour must be"),
+    "no such time": (RETRAIN, "CronJob", lambda b: b["spec"].update(schedule="0 25 * * *"), r"as hour, got '25'"),
+    "no such day": (RETRAIN, "CronJob", lambda b: b["spec"].update(schedule="0 0 31 4 *"), r"a day that exists"),
     "every right": (RETRAIN, "Role", lambda b: b["rules"][0].update(verbs=["*"]), r"must name what is allowed, not \*"),
     "from anywhere": (
         POLICIES, "NetworkPolicy", lambda b: b["spec"].update(ingress=[{"ports": [{"port": 6379}]}]),
@@ -87,6 +88,10 @@ MISTAKES = {
     ),
     "ttl alone": (
         TRAIN, "RayJob", lambda b: b["spec"].pop("shutdownAfterJobFinishes"), r"needs shutdownAfterJobFinishes"
+    ),
+    "for ever without a node": (
+        TRAIN, "RayJob", lambda b: b["spec"].pop("preRunningDeadlineSeconds"),
+        r"spec\.preRunningDeadlineSeconds: must be given",
     ),
     "retries of somebody's cluster": (
         TRAIN, "RayJob", lambda b: b["spec"].update(clusterSelector={"ray.io/cluster": "ddpm"}),
@@ -151,7 +156,7 @@ OTHER_MISTAKES = {
     "latest base": ("Dockerfile", "python:${PYTHON}-slim-bookworm", "python:latest", r"FROM must have a tag"),
     "root": ("Dockerfile", "USER 1000:1000", "USER root", r"USER: the last stage must run as a user that is not root"),
     "secret in a layer": ("Dockerfile", "PYTHONUNBUFFERED=1", "API_TOKEN=x", r"ENV must hold no secret"),
-    "loose versions": ("Dockerfile", "-c infra/constraints.txt --index-url", "--index-url", r"pip install must heed"),
+    "loose versions": ("Dockerfile", "-c infra/constraints.txt \\\n", "\\\n", r"pip install must heed"),
     "no healthcheck": ("Dockerfile", "HEALTHCHECK", "LABEL", r"HEALTHCHECK: the last stage must have one"),
     "default password": ("compose.yaml", "${PGPASSWORD:?set PGPASSWORD (infra/README.md)}", "x", r"has to be given"),
     "for all the network": ("compose.yaml", "127.0.0.1:5000:5000", "5000:5000", r"published on 127\.0\.0\.1 alone"),

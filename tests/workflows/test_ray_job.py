@@ -5,7 +5,6 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import yaml
 
 from workflows.manifests import Site, scheduled
 from workflows.ray_job import FAILED, SUCCEEDED, TRY_AGAIN, main
@@ -69,7 +68,8 @@ def pod(tmp_path):
 
     def start(port, name="nightly-29000000"):
         where = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(port)}
-        return main([str(tmp_path / "template")], {**where, "RAY_JOB_NAME": name}, account=tmp_path, poll_s=0.01)
+        tick = {"TICK_NAME": name, "TICK_UID": f"uid-of-{name}"}
+        return main([str(tmp_path / "template")], {**where, **tick}, account=tmp_path, poll_s=0.01)
 
     return start
 
@@ -108,6 +108,15 @@ def test_a_pod_that_is_made_anew_finds_the_ray_job_that_is_there_and_another_tic
     assert "RayJob nightly-29000000 is there" in capsys.readouterr().out
 
 
+def test_a_ray_job_is_its_ticks_own_and_goes_when_the_history_drops_that(kubernetes, pod):
+    server = kubernetes(DONE)
+    pod(server.server_port)
+
+    assert server.jobs["nightly-29000000"]["metadata"]["ownerReferences"] == [
+        {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly-29000000", "uid": "uid-of-nightly-29000000"}
+    ]
+
+
 @pytest.mark.parametrize(
     "state",
     [
@@ -120,6 +129,18 @@ def test_a_pod_that_is_made_anew_finds_the_ray_job_that_is_there_and_another_tic
 def test_a_ray_job_that_fails_fails_the_tick_with_its_reason(state, kubernetes, pod, capsys):
     assert pod(kubernetes(state).server_port) == FAILED
     assert "why" in capsys.readouterr().out
+
+
+def test_a_ray_job_that_never_started_fails_the_tick_and_says_what_to_look_at(kubernetes, pod, capsys):
+    stuck = {"jobDeploymentStatus": "Initializing", "jobStatus": ""}
+    given_up = {"jobDeploymentStatus": "Failed", "jobStatus": "", "reason": "PreRunningDeadlineExceeded"}
+    outcome = pod(kubernetes(stuck, {**given_up, "message": "has passed the preRunningDeadlineSeconds"}).server_port)
+
+    assert outcome == FAILED
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "RayJob nightly-29000000: Failed: PreRunningDeadlineExceeded: its pods did not start, for want of a node with "
+        "room or of their image (kubectl get events): has passed the preRunningDeadlineSeconds"
+    )
 
 
 def test_an_api_that_refuses_or_is_away_is_asked_again_by_another_pod(kubernetes, pod, tmp_path, capsys):
@@ -142,7 +163,10 @@ def test_the_pod_gets_its_tick_from_kubernetes_and_is_given_up_for_a_failed_job_
     job = cron_job["spec"]["jobTemplate"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
 
-    assert yaml.safe_dump(container["env"]).count("batch.kubernetes.io/job-name") == 1
+    assert {each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"] for each in container["env"]} == {
+        "TICK_NAME": "metadata.labels['batch.kubernetes.io/job-name']",
+        "TICK_UID": "metadata.labels['batch.kubernetes.io/controller-uid']",
+    }
     assert job["podFailurePolicy"]["rules"] == [
         {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [FAILED]}},
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},  # a drained node

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from ..cron import Cron
 from ..progress import say
-from ..scheduling.cron import Cron
 from ..scheduling.database import has_daemon, only_daemon, open_schedules
 from ..scheduling.launcher import Launcher
 from ..scheduling.scheduler import SystemClock, run_daemon

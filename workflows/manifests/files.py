@@ -48,7 +48,7 @@ def _base(site: Site) -> dict[str, list[dict[str, Any]]]:
         "DDPM_STORAGE": site.storage,
         "MLFLOW_TRACKING_URI": "http://mlflow:5000",
         "AWS_ENDPOINT_URL": site.object_store,
-        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": site.region,
     }
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     return {

@@ -13,7 +13,9 @@ SCRAPE_S = 15
 RAY_LABELS = {f"ray.io/{name}": f"ray_io_{name.replace('-', '_')}" for name in ("cluster", "group", "node-type")}
 TRAIN = "ray_ddpm_train"
 """Ray puts its own name before ours"""
-AGE = f"time() - {TRAIN}_checkpoint_timestamp_seconds"
+AGE = "ddpm:checkpoint_age_seconds"
+GAP = "10m"
+"""from the end of an attempt's numbers to the beginning of the next one's, at most: nothing is known in between"""
 
 
 def pod_monitor(site: Site) -> dict[str, Any]:
@@ -59,20 +61,32 @@ def scrape_config(site: Site) -> dict[str, Any]:
 
 
 def rules() -> dict[str, Any]:
-    """What is computed from them, and what somebody should hear of."""
+    """What is computed from them, and what somebody should hear of.
+
+    A training's attempts are processes of their own, and each has its own series: a rule is about the highest and the
+    lowest of all that a training had in a while. Attempts that end before they are scraped count once one before them
+    and one after them have been.
+    """
+    data_wait = _of_training("min", "data_wait_ratio", "1m")
+    failures = f"{_of_training('max', 'failures', '1h')} - {_of_training('min', 'failures', '1h')}"
     return {
         "groups": [
             {
                 "name": "ddpm",
                 "rules": [
-                    {"record": "ddpm:checkpoint_age_seconds", "expr": AGE},
-                    _alert("NoCheckpoint", f"{AGE} > 3600", "5m", "no checkpoint for an hour"),
-                    _alert("DataWait", f"{TRAIN}_data_wait_ratio > 0.3", "15m", "a third of the time waits for data"),
-                    _alert("Restarts", f"delta({TRAIN}_failures[1h]) >= 3", "0m", "three attempts failed in an hour"),
+                    {"record": AGE, "expr": f"time() - {_of_training('max', 'checkpoint_timestamp_seconds', GAP)}"},
+                    _alert("NoCheckpoint", f"{AGE} > 3600", "15m", "no checkpoint for an hour"),
+                    _alert("DataWait", f"{data_wait} > 0.3", "15m", "a third of the time waits for data"),
+                    _alert("Restarts", f"{failures} >= 3", "0m", "three attempts failed in an hour"),
                 ],
             }
         ]
     }
+
+
+def _of_training(which: str, metric: str, period: str) -> str:
+    """The highest (`max`) or lowest (`min`) of a metric over all processes of a training, in the last while."""
+    return f"{which} by (training) ({which}_over_time({TRAIN}_{metric}[{period}]))"
 
 
 def _alert(name: str, expr: str, lasting: str, summary: str) -> dict[str, Any]:

@@ -69,3 +69,8 @@ def scratch(name: str, size: str) -> dict[str, Any]:
 def secret_env(name: str, secret: str, key: str) -> dict[str, Any]:
     """A variable whose value is a Secret's."""
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
+def label_env(name: str, label: str) -> dict[str, Any]:
+    """A variable whose value is a label of the pod's own."""
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{label}']"}}}

@@ -24,8 +24,10 @@ GRACE_S = 120
 IDLE_S = 300
 ROOM_S = 1200
 """for a node to be bought, started and to have the image"""
-KEPT_S = 3600
-"""a finished job, to be looked at"""
+START_S = ROOM_S + 600
+"""for a job's cluster to have its pods: more than a node takes. An image that is not there never comes"""
+LINGER_S = 60
+"""a cluster whose job has ended: for who follows its log to read the end of it. The RayJob stays, without pods"""
 
 
 def ray_cluster(site: Site, name: str = "ddpm") -> dict[str, Any]:
@@ -47,7 +49,8 @@ def ray_job(site: Site, name: str, words: Sequence[str]) -> dict[str, Any]:
             "entrypoint": entrypoint(words),
             "submissionMode": "HTTPMode",
             "shutdownAfterJobFinishes": True,
-            "ttlSecondsAfterFinished": KEPT_S,
+            "ttlSecondsAfterFinished": LINGER_S,
+            "preRunningDeadlineSeconds": START_S,
             "backoffLimit": 3,
             "rayClusterSpec": cluster_spec(site),
         },

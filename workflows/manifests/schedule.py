@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
-from .pods import container, pod, resources, scratch
+from ..cron import Cron, zone_of
+from .pods import container, label_env, pod, resources, scratch
 from .ray import MAX_JOB_NAME, ray_job
 from .site import DNS_LABEL, metadata
 from .text import to_yaml
@@ -23,6 +23,9 @@ TEMPLATE = "ray-job.yaml"
 FAILED = 1
 """the exit code of `workflows.ray_job` where the RayJob has failed: no reason to try again"""
 
+MACROS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+SUNDAY_COMES_LAST = re.compile(r"(?<!/)\b7\b|-(0|sun)\b", re.IGNORECASE)
+
 
 def scheduled(
     site: Site, name: str, cron: str, words: Sequence[str], timezone: str = "UTC", deadline_s: int = 3600
@@ -35,7 +38,7 @@ def scheduled(
     """
     check_name(name)
     check_cron(cron)
-    check_timezone(timezone)
+    zone_of(timezone)  # raises ValueError if there is none
     if deadline_s < 10:
         raise ValueError(f"deadline_s must be at least 10, which is how often Kubernetes looks, got {deadline_s}")
     template = ray_job(site, name, words)
@@ -92,14 +95,14 @@ def _account(site: Site, name: str) -> list[dict[str, Any]]:
 
 def _job(site: Site, name: str) -> dict[str, Any]:
     """Of one tick. Its pod may be lost and made anew: it finds the RayJob that it created."""
-    field = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}}
+    tick = {"TICK_NAME": "job-name", "TICK_UID": "controller-uid"}
     create = container(
         "create",
         site.image_name,
         resources(0.1, "256Mi"),
         {"tmp": "/tmp"},  # noqa: S108 - a volume of the pod's own
         command=["python", "-m", "workflows.ray_job", f"/template/{TEMPLATE}"],
-        env=[{"name": "RAY_JOB_NAME", "valueFrom": field}],
+        env=[label_env(variable, f"batch.kubernetes.io/{label}") for variable, label in tick.items()],
         volumeMounts=[{"name": "template", "mountPath": "/template", "readOnly": True}],
     )
     spec = pod([create], [scratch("tmp", "100Mi"), {"name": "template", "configMap": {"name": name}}])
@@ -131,51 +134,14 @@ def check_name(name: str) -> None:
         )
 
 
-def check_timezone(name: str) -> None:
-    """Raises ValueError if there is none of this name."""
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise ValueError(f"timezone must be one of the tz database, such as Europe/Paris, got {name!r}") from None
+def check_cron(line: str) -> None:
+    """Raises ValueError if a CronJob could not be scheduled by a line, or never would be.
 
-
-MACROS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-FIELDS = (
-    ("minute", range(60), ()),
-    ("hour", range(24), ()),
-    ("day of the month", range(1, 32), ()),
-    ("month", range(1, 13), MONTHS),
-    ("day of the week", range(7), DAYS),
-)
-
-
-def check_cron(cron: str) -> None:
-    """Raises ValueError if a CronJob could not be scheduled by it. Kubernetes knows Sunday as 0 alone."""
-    words = cron.split()
-    if cron in MACROS:
+    A line of Kubernetes' is one of ours, but for a week that ends with Saturday, "?" for "*", and names for some lines.
+    """
+    if line in MACROS:
         return
-    if len(words) != len(FIELDS):
-        raise ValueError(f"cron must be five fields, such as '0 3 * * *', or one of {', '.join(MACROS)}, got {cron!r}")
-    for word, (name, allowed, names) in zip(words, FIELDS, strict=True):
-        for part in word.split(","):
-            if not _is_range(part.lower(), allowed, names):
-                raise ValueError(
-                    f"cron's {name} must be *, {allowed[0]} to {allowed[-1]}, a range or every so many (*/5), "
-                    f"got {part!r} in {cron!r}"
-                )
-
-
-def _is_range(part: str, allowed: range, names: tuple[str, ...]) -> bool:
-    found = re.fullmatch(r"(?:\*|\?|(\w+)(?:-(\w+))?)(?:/([1-9]\d*))?", part)
-    if not found:
-        return False
-    numbers = [_number(word, allowed, names) for word in found.groups()[:2] if word is not None]
-    return all(number in allowed for number in numbers) and numbers == sorted(numbers)
-
-
-def _number(word: str, allowed: range, names: tuple[str, ...]) -> int:
-    if word in names:
-        return names.index(word) + allowed[0]
-    return int(word) if word.isdecimal() else -1
+    Cron(line.replace("?", "*"), "UTC")
+    weekday = line.split()[-1]
+    if SUNDAY_COMES_LAST.search(weekday):
+        raise ValueError(f"cron must have 0 to 6 as weekday: Kubernetes' week begins with Sunday, 0, got {weekday!r}")

@@ -12,7 +12,7 @@ CREDENTIALS = "ddpm-credentials"
 SERVER_SECRETS = "mlflow"
 """for the MLflow server: its database's password, its administrator's, the key of its sessions, and its bucket's"""
 SETTINGS = "ddpm-settings"
-"""a ConfigMap for the jobs: DDPM_STORAGE, MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL"""
+"""a ConfigMap for the jobs: DDPM_STORAGE, MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION"""
 STORAGE = '--storage "$DDPM_STORAGE"'
 CLIENT_LABEL = "ddpm/client"
 """on pods that may submit jobs and ask MLflow"""
@@ -43,6 +43,8 @@ class Site:
     """where the MLflow server puts what runs log"""
     object_store: str = "http://object-store:8333"
     """URL of the S3-compatible store"""
+    region: str = "us-east-1"
+    """that requests to the store are signed for; one that has no regions takes any"""
     max_workers: int = 8
     """pods of each group of workers"""
     head: tuple[int, str] = (2, "8Gi")

@@ -31,6 +31,7 @@ HOSTS = "localhost,localhost:*,127.0.0.1:*,mlflow,mlflow:*"
 def server_environment(site: Site, hosts: str) -> dict[str, str]:
     """What the server is told besides its secrets."""
     return {
+        "AWS_DEFAULT_REGION": site.region,
         "HOME": "/tmp",  # noqa: S108 - a volume of the container's own
         "MLFLOW_ARTIFACTS_DESTINATION": site.artifacts,
         "MLFLOW_AUTH_CONFIG_PATH": "/etc/mlflow/basic_auth.ini",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from .cron import Cron
+from ..cron import Cron
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import safetensors.torch
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def begin_attempt(run: Folder) -> int:
     """The number of a new attempt, one above all there are; its folder says which process it is."""
-    attempt = 1 + max((int(name.removeprefix("attempt-")) for name in _attempts(run)), default=0)
+    attempt = 1 + max(map(_number, _attempts(run)), default=0)
     run.write_json(f"attempt-{attempt}/attempt.json", {"host": socket.gethostname(), "pid": os.getpid()})
     return attempt
 
@@ -58,6 +59,17 @@ def newest_checkpoint(run: Folder) -> Checkpoint | None:
 def newest_name(run: Folder) -> str:
     """Where the newest committed checkpoint is, in the run's folder; "" if there is none. It is not looked into."""
     return next(iter(_newest_first(run)), "")
+
+
+def time_of_progress(run: Folder, step: int) -> float:
+    """When the checkpoint of this step was whole, in seconds since 1970; of step 0, when the first attempt began.
+
+    Now, where the storage does not say.
+    """
+    found = [f"{name}/{COMMIT}" for name in _newest_first(run) if name.endswith(f"/step-{step:08d}")]
+    found += [f"{attempt}/attempt.json" for attempt in sorted(_attempts(run), key=_number)]
+    written = run.fs.get_file_info(run.at(found[0])).mtime_ns
+    return time.time() if written is None else written / 1e9
 
 
 def stop_launch(run: Folder, launch: str, reason: str) -> None:
@@ -101,6 +113,10 @@ def _attempts(run: Folder) -> list[str]:
     return [name for name in run.names() if name.startswith("attempt-")]
 
 
+def _number(attempt: str) -> int:
+    return int(attempt.removeprefix("attempt-"))
+
+
 def _newest_first(run: Folder) -> list[str]:
     """Committed checkpoints as attempt-N/step-S, the highest step first."""
     found = [
@@ -109,5 +125,5 @@ def _newest_first(run: Folder) -> list[str]:
         for name in run.names(attempt)
         if name.startswith("step-") and run.exists(f"{attempt}/{name}/{COMMIT}")
     ]
-    order = sorted(found, key=lambda item: (item[0], int(item[1].removeprefix("attempt-"))), reverse=True)
+    order = sorted(found, key=lambda item: (item[0], _number(item[1])), reverse=True)
     return [f"{attempt}/{name}" for name, attempt in order]

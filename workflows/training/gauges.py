@@ -33,10 +33,13 @@ class Gauges:
         self._saved = self._gauge("checkpoint_timestamp_seconds", "when the newest checkpoint was whole, since 1970")
         self._failures = self._gauge("failures", "attempts of this training that ended before it did")
 
-    def begin(self, attempt: int) -> None:
-        """An attempt begins, the first one with 1. Until it has a checkpoint, the age of that is its own."""
+    def begin(self, attempt: int, saved: float) -> None:
+        """An attempt begins, the first one with 1, from a checkpoint that was whole at `saved`, in seconds since 1970.
+
+        Were it as new as the attempt, the checkpoint of a training that fails again and again would never be old.
+        """
         self._failures.set(attempt - 1)
-        self._saved.set(time.time())
+        self._saved.set(saved)
 
     def point(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show a point, the same as MLflow gets."""

@@ -17,7 +17,7 @@ from diffusion.loss_by_time import LossByTime, mean_losses
 
 from ..cluster.machine import machine_metrics
 from .background import Background
-from .checkpoints import begin_attempt, write_checkpoint, write_snapshots
+from .checkpoints import begin_attempt, time_of_progress, write_checkpoint, write_snapshots
 from .gauges import Gauges
 from .spec import Report
 
@@ -62,7 +62,7 @@ class Recorder:
         self.gauges = Gauges(run.uri.rsplit("/", 1)[-1])
         if self.speaks:
             self.attempt = begin_attempt(run)
-            self.gauges.begin(self.attempt)
+            self.gauges.begin(self.attempt, time_of_progress(run, training.step))
             self.flops = training_flops(training.unet.config)
             dtype = torch.bfloat16 if training.autocast else torch.float32
             self.peak = matmul_flops_per_s(training.device, dtype)

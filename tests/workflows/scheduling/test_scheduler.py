@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sql
 
-from workflows.scheduling.cron import Cron
+from workflows.cron import Cron
 from workflows.scheduling.scheduler import attended, run_daemon
 from workflows.scheduling.schedules import DONE, FAILED, INTERRUPTED, MISSED, RUNNING, SKIPPED, Schedule, Schedules
 

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from workflows.training.checkpoints import (
     newest_name,
     reason_to_stop,
     stop_launch,
+    time_of_progress,
     write_checkpoint,
 )
 
@@ -191,3 +193,23 @@ def test_a_reason_to_stop_is_that_of_its_own_launch_and_no_checkpoint(run):
     assert reason_to_stop(run, "second") == ""
     assert newest_checkpoint(run) is None
     assert begin_attempt(run) == 1
+
+
+def written_at(run, name, seconds):
+    os.utime(run.at(name), (seconds, seconds))
+
+
+def test_what_an_attempt_goes_on_from_is_as_old_as_its_checkpoint(run):
+    for attempt, seconds in ((1, 1000), (2, 2000)):
+        folder = write_checkpoint(run, attempt, checkpoint(300), keep=10)
+        written_at(folder, COMMIT, seconds)
+    write_checkpoint(run, 1, checkpoint(400), keep=10)
+
+    assert time_of_progress(run, 300) == 2000
+
+
+def test_without_a_checkpoint_it_is_as_old_as_the_first_attempt(run):
+    for seconds in range(1000, 12000, 1000):
+        written_at(run, f"attempt-{begin_attempt(run)}/attempt.json", seconds)
+
+    assert time_of_progress(run, 0) == 1000

@@ -54,6 +54,19 @@ def test_a_training_shows_every_metric_that_a_rule_asks_for_under_its_key(cluste
     assert values["ray_ddpm_train_step"] % 5 == 0
 
 
+def test_every_rule_is_about_a_training_whichever_process_of_it_a_number_came_from():
+    """An attempt is a new process, whose series begin anew: one series says nothing of what came before it."""
+    (group,) = yaml.safe_load(files(Site())["prometheus/rules.yaml"])["groups"]
+    exprs = {rule.get("alert", rule.get("record")): rule["expr"] for rule in group["rules"]}
+    over_time = r"(?:max|min) by \(training\) \((?:max|min)_over_time\(ray_ddpm_train_\w+\[\w+\]\)\)"
+
+    assert [expr for expr in exprs.values() if "ray_ddpm" in re.sub(over_time, "", expr)] == []
+    assert exprs["DdpmRestarts"] == (
+        "max by (training) (max_over_time(ray_ddpm_train_failures[1h]))"
+        " - min by (training) (min_over_time(ray_ddpm_train_failures[1h])) >= 3"
+    )
+
+
 def test_every_rule_and_scrape_is_yaml_that_names_what_to_do():
     written = files(Site())
     rules = yaml.safe_load(written["prometheus/rules.yaml"])["groups"][0]["rules"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from workflows.scheduling.cron import WEEKDAYS, Cron
+from workflows.cron import WEEKDAYS, Cron
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 CHANGES = {

@@ -63,7 +63,7 @@ class Cron:
             CronTrigger(minute=minutes, hour=hours, day=day, month=months, day_of_week=weekday, timezone=UTC)
             for day, weekday in ([(days, "*"), ("*", weekdays)] if either else [(days, weekdays)])
         ]
-        self._zone = _zone(timezone)
+        self._zone = zone_of(timezone)
         if next(self._walls(datetime(2000, 1, 1, tzinfo=UTC)), None) is None:
             raise ValueError(f"cron must name a day that exists, got {line!r}")
 
@@ -97,7 +97,8 @@ def _series(trigger: CronTrigger, start: datetime) -> Iterator[datetime]:
         wall = trigger.get_next_fire_time(wall, wall)
 
 
-def _zone(name: str) -> zoneinfo.ZoneInfo:
+def zone_of(name: str) -> zoneinfo.ZoneInfo:
+    """The time zone of a name. Raises ValueError if there is none."""
     try:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
