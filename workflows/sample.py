@@ -22,6 +22,7 @@ from diffusion.sampling import SamplerConfig
 from diffusion.settings import narrowed
 
 from .cluster.connection import connected, drawing_workers
+from .cluster.exclusive import exclusive
 from .cluster.tasks import make_missing, warm_up
 from .config_file import to_plain
 from .draw_part import REVERSE_FILM, REVERSE_STRIP, DrawRequest, draw_part
@@ -111,7 +112,9 @@ def run(config: Config, environment: Environment, model: ModelVersion) -> Sample
         check_sampler(config.sample, loaded(files))
         chosen_labels(config.sample.labels, loaded(files).classes)
         check_nets(environment, config.sample)
-        with connected(environment, config.sample):
+        with connected(environment, config.sample), exclusive(f"sample-{key}"):
+            if (done := finished(config, environment, model)) is not None:  # by another driver of this cluster
+                return done
             workers = drawing_workers(config.sample)
             warm_up(draw_part, workers)
             tracker = Tracker(environment)
