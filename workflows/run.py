@@ -119,13 +119,15 @@ class Stages:
         """The shard set."""
         stage, out = self.config.shard, self.environment.data(self.config.name)
         key = f"{self.config.name}-{stage.fingerprint[:16]}"
-        return self._result("shard", key, lambda: shard.finished(stage, out))
+        return self._result("shard", key, lambda: shard.finished(stage, out), made=lambda: shard.committed(stage, out))
 
     def refreshed(self) -> ShardSet:
         """The shard set, with shards for what its source has got since. Raises FileNotFoundError if there is none."""
         stage, out = self.config.shard, self.environment.data(self.config.name)
         key = f"{self.config.name}-{stage.fingerprint[:16]}-append"
-        return self._result("shard", key, lambda: shard.up_to_date(stage, out), ("--append",))
+        return self._result(
+            "shard", key, lambda: shard.up_to_date(stage, out), ("--append",), made=lambda: shard.extended(stage, out)
+        )
 
     def model(self, shards: ShardSet) -> ModelVersion:
         """The trained model's version."""
@@ -146,9 +148,18 @@ class Stages:
         return self._result("evaluate", key, lambda: evaluate.finished(where, run_id, data, stage), words, told=False)
 
     def _result(
-        self, stage: str, key: str, find: Callable[[], R | None], words: tuple[str, ...] = (), told: bool = True
+        self,
+        stage: str,
+        key: str,
+        find: Callable[[], R | None],
+        words: tuple[str, ...] = (),
+        told: bool = True,
+        made: Callable[[], R | None] | None = None,
     ) -> R:
-        """`told`: the stage is told its settings by a config, which it reads from the storage."""
+        """`told`: the stage is told its settings by a config, which it reads from the storage.
+
+        `made`: finds what a job has just made, where `find` also asks whether there is more to do by now.
+        """
         if (found := find()) is not None:
             say(f"{stage}: already done, reused")
             self.reused.append(stage)
@@ -157,9 +168,9 @@ class Stages:
         argv = (stage, *(self._config(stage, key) if told else ()), *words, *self._places())
         ask = remote_request if self._cluster else local_request
         run_job(client, ask(f"{stage}-{key}", argv))
-        if (made := find()) is None:
+        if (found := (made or find)()) is None:
             raise JobFailed(f"the {stage} job succeeded, but its result is not in {self.environment.storage}")
-        return made
+        return found
 
     def _connect(self) -> JobSubmissionClient:
         if self._client is None:
