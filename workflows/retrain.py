@@ -200,7 +200,7 @@ def _decide(
     theirs = None
     if champion is not None:
         theirs = stages.evaluation(stages.samples(champion), shards, stage).metrics
-    decision = decide(ours, theirs, config.retrain)
+    decision = decide(ours, theirs, config.retrain, retrained=True)
     of = {"candidate": ours, "champion": theirs or {}}
     tracker.log_metrics(run_id, {f"{who}/{name}": value for who in of for name, value in of[who].items()})
     kept = {
