@@ -17,7 +17,7 @@ from diffusion.settings import narrowed
 
 from . import report, train
 from .champions.gate import Decision, decide
-from .champions.promotion import PROMOTED, REFUSED, carry_out, history
+from .champions.promotion import PROMOTED, REFUSED, carry_out, history, why_foreign
 from .cluster.jobs import (
     attach_or_submit,
     attempts_of,
@@ -145,9 +145,16 @@ def _retrain(config: Config, environment: Environment) -> Retrained:
 
 
 def reason_to_skip(config: Config, shards: ShardSet, champion: ModelVersion | None) -> str:
-    """Why there is nothing to do; "" if there is. How many pictures a champion of others has seen is not known."""
+    """Why there is nothing to do; "" if there is. How many pictures a champion of an older ddpm has seen is not known.
+
+    Raises ValueError for a champion that is none of ours, which no candidate can be compared with.
+    """
     if champion is None:
         return ""
+    if reason := why_foreign(champion):
+        raise ValueError(
+            f"champion must be a version that ddpm made: {reason}; make another one champion: ddpm promote"
+        )
     if champion.tags[DIGEST_TAG] == shards.digest:
         return f"the data is what version {champion.version}, the champion, was trained on"
     num = sum(shards.counts.values()) - int(champion.tags.get(train.NUM_TAG, 0))

@@ -10,7 +10,7 @@ from diffusion.data.sources import check_source
 
 from . import evaluate, sample, shard, train
 from .champions.gate import Decision, decide
-from .champions.promotion import carry_out
+from .champions.promotion import carry_out, why_foreign
 from .cluster.jobs import cluster_address, local_request, open_client, remote_request, run_job
 from .cluster.local import start_local_ray
 from .config_file import to_plain
@@ -97,7 +97,9 @@ def crown(stages: Stages, model: ModelVersion, samples: sample.SampleRun) -> Dec
         why = champion.tags.get("ddpm.champion_why", "")
         carry_out(tracker, model, "", Decision(True, (why,)), "run")  # tells of it, if a killed run did not
         return Decision(True, ("it already was",))
-    if champion is not None and champion.tags[DIGEST_TAG] != model.tags[DIGEST_TAG]:
+    if champion is not None and (reason := why_foreign(champion)):
+        decision = Decision(False, (f"there is nothing to compare with: {reason}; see ddpm promote",))
+    elif champion is not None and champion.tags[DIGEST_TAG] != model.tags[DIGEST_TAG]:
         decision = Decision(False, (f"version {champion.version} was trained on other data: see ddpm retrain",))
     else:
         beside = None if champion is None else stages.samples(champion).tracked.metrics

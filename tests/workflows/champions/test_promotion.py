@@ -9,7 +9,7 @@ from workflows.champions.gate import Decision
 from workflows.champions.history import ROLLBACK
 from workflows.champions.promotion import carry_out, fallback, history, promote, rollback
 from workflows.storage import Environment
-from workflows.tracking import CHAMPION, Tracker, champion_of, find_version, model_version
+from workflows.tracking import CHAMPION, DIGEST_TAG, Tracker, champion_of, find_version, model_version
 
 YES, NO = Decision(True, ("it is better",)), Decision(False, ("it is worse", "it copies"))
 NAMES = (f"model-{number}" for number in count())
@@ -38,7 +38,7 @@ def made_versions(tracker):
     name = next(NAMES)
     tracker.client.create_registered_model(name)
     for _ in range(4):
-        tracker.client.create_model_version(name, "/nowhere")
+        tracker.client.create_model_version(name, "/nowhere", tags={DIGEST_TAG: "0" * 32})
     return [find_version(tracker, name, str(number)) for number in range(5)]
 
 
