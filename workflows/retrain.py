@@ -18,13 +18,13 @@ from diffusion.settings import narrowed
 from . import report, train
 from .champions.gate import Decision, decide
 from .champions.promotion import PROMOTED, REFUSED, carry_out, history, why_foreign
+from .cluster.client import open_client
 from .cluster.jobs import (
     attach_or_submit,
     attempts_of,
     cluster_address,
     follow,
     live_in,
-    open_client,
     own_id,
     remote_request,
     which,

@@ -11,7 +11,8 @@ from diffusion.data.sources import check_source
 from . import evaluate, sample, shard, train
 from .champions.gate import Decision, decide
 from .champions.promotion import carry_out, why_foreign
-from .cluster.jobs import cluster_address, local_request, open_client, remote_request, run_job
+from .cluster.client import open_client
+from .cluster.jobs import cluster_address, local_request, remote_request, run_job
 from .cluster.local import start_local_ray
 from .config_file import to_plain
 from .progress import say
@@ -21,10 +22,9 @@ from .tracking import DIGEST_TAG, Tracker, champion_of, check_server
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ray.job_submission import JobSubmissionClient
-
     from diffusion.data.shard_set import ShardSet
 
+    from .cluster.client import Client
     from .config import Config, EvaluateStage
     from .storage import Environment
     from .tracking import ModelVersion, TrackedRun
@@ -115,7 +115,7 @@ class Stages:
         self.reused: list[str] = []
         self._cluster = cluster_address(environment)
         self._local_address = ""
-        self._client: JobSubmissionClient | None = None
+        self._client: Client | None = None
 
     def shards(self) -> ShardSet:
         """The shard set."""
@@ -174,7 +174,7 @@ class Stages:
             raise JobFailed(f"the {stage} job succeeded, but its result is not in {self.environment.storage}")
         return found
 
-    def _connect(self) -> JobSubmissionClient:
+    def _connect(self) -> Client:
         if self._client is None:
             self._client = open_client(self._cluster or self._start_ray())
         return self._client

@@ -6,23 +6,28 @@ import hashlib
 import json
 import os
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray.job_submission import JobStatus
+
 from diffusion.files import Folder
 
+from .cluster.client import Refused, open_client
 from .cluster.credentials import check_no_password
 from .cluster.job_log import result_in
-from .cluster.jobs import JobRequest, attach_or_submit, follow, open_client, remote_request, stop, which
+from .cluster.jobs import JobRequest, attach_or_submit, follow, remote_request, stop, which
 from .progress import say
 from .words import value_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ray.job_submission import JobDetails, JobSubmissionClient
+    from ray.job_submission import JobDetails
+
+    from .cluster.client import Client
 
 NOT_AS_JOBS = ("submit", "jobs", "schedule", "ui")
 SHOWN_JOBS = 5
@@ -49,20 +54,18 @@ def submit(
     request = request_of(client, command, python, credentials)
     job_id, attached = attach_or_submit(client, request)
     say(which(job_id, attached))
-    if follows:
-        try:
-            print(result_in(follow(client, job_id)), file=sys.stderr)
-        except KeyboardInterrupt:
-            say(f"job {job_id} goes on; ddpm jobs stop {job_id} would end it")
-            raise
-    else:
+    if not follows:
         say(f"to see more of it: ddpm jobs logs --follow {job_id} --address {address}")
-    return Sent(job_id, attached, client.get_job_status(job_id).value)
+        return Sent(job_id, attached, client.get_job_status(job_id).value)
+    try:
+        print(result_in(follow(client, job_id)), file=sys.stderr)
+    except KeyboardInterrupt:
+        say(f"job {job_id} goes on; ddpm jobs stop {job_id} would end it")
+        raise
+    return Sent(job_id, attached, JobStatus.SUCCEEDED.value)
 
 
-def request_of(
-    client: JobSubmissionClient, command: Sequence[str], python: str = "", credentials: str = ""
-) -> JobRequest:
+def request_of(client: Client, command: Sequence[str], python: str = "", credentials: str = "") -> JobRequest:
     """What is sent for a command. On a cluster of this very machine it works in our folder; elsewhere only with URIs.
 
     Raises ValueError for a command that is none for a job, that shows a password, or that names what is only here.
@@ -89,7 +92,7 @@ def key_of(command: Sequence[str]) -> str:
     return f"{command[0]}-{digest[:16]}"
 
 
-def is_here(client: JobSubmissionClient) -> bool:
+def is_here(client: Client) -> bool:
     """Whether a cluster's head is on this machine, and sees the files that we see. An address does not tell.
 
     The folder of Ray's session is named by its start to the microsecond.
@@ -151,15 +154,18 @@ def stop_job(address: str, job_id: str) -> dict[str, Any]:
     return _plain(client.get_job_info(job_id))
 
 
-def _known(client: JobSubmissionClient, job_id: str) -> JobDetails:
-    with suppress(RuntimeError):
+def _known(client: Client, job_id: str) -> JobDetails:
+    try:
         return client.get_job_info(job_id)
+    except Refused as err:
+        if err.status != HTTPStatus.NOT_FOUND:
+            raise
     newest = sorted(_submitted(client), key=lambda job: job.start_time or 0)[-SHOWN_JOBS:]
     known = ", ".join(job.submission_id for job in reversed(newest)) or "none"
     raise ValueError(f"there is no job {job_id}; the newest are: {known}")
 
 
-def _submitted(client: JobSubmissionClient) -> list[JobDetails]:
+def _submitted(client: Client) -> list[JobDetails]:
     """All but drivers that were started beside the Jobs API, which Ray lists, too, without an id."""
     return [job for job in client.list_jobs() if job.submission_id]
 

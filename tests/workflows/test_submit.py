@@ -14,9 +14,10 @@ import ray
 from faulty_store import open_faulty_store
 
 from diffusion.files import Folder
+from workflows.cluster.client import check_versions, open_client
 from workflows.cluster.credentials import CREDENTIALS_FILE
 from workflows.cluster.job_log import result_in
-from workflows.cluster.jobs import attach_or_submit, check_versions, follow, open_client, remote_request, stop
+from workflows.cluster.jobs import attach_or_submit, follow, remote_request, stop
 from workflows.cluster.local import free_ports
 from workflows.storage import JobFailed
 from workflows.submit import key_of, list_jobs, request_of, with_uris

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def submit(args: SubmitArgs) -> dict[str, Any]:
     """`ddpm submit`."""
     from .. import submit as stage
-    from ..cluster.jobs import open_client
+    from ..cluster.client import open_client
 
     if args.dry_run:
         request = stage.request_of(open_client(args.where.address), args.command, args.python, args.credentials)
