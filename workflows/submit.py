@@ -18,9 +18,9 @@ from diffusion.files import Folder
 from .cluster.client import Refused, open_client
 from .cluster.credentials import check_no_password
 from .cluster.job_log import result_in
-from .cluster.jobs import JobRequest, attach_or_submit, follow, remote_request, stop, which
+from .cluster.jobs import JobRequest, attach_or_submit, follow, id_of, remote_request, stop, which
 from .progress import say
-from .words import value_of
+from .words import value_of, with_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,20 @@ def request_of(client: Client, command: Sequence[str], python: str = "", credent
     key = key_of(command)
     if is_here(client):
         return remote_request(key, tuple(command), python, str(Path.cwd()), credentials)
-    return remote_request(key, with_uris(command), python, "", credentials)
+    argv, files = with_uris(command)
+    return remote_request(key, argv, python, "", credentials, files)
+
+
+def described(client: Client, request: JobRequest) -> dict[str, Any]:
+    """A request as it would be sent: the job's name, or that of the same one that runs, and what would be written."""
+    job_id, attached = id_of(client, request)
+    return {
+        "submission_id": job_id,
+        "attached": attached,
+        "entrypoint": request.entrypoint,
+        "runtime_env": request.runtime_env,
+        "files": list(request.files),
+    }
 
 
 def check_sendable(command: Sequence[str]) -> None:
@@ -101,8 +114,8 @@ def is_here(client: Client) -> bool:
     return (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / session).exists()  # noqa: S108 - that is Ray's
 
 
-def with_uris(command: Sequence[str]) -> tuple[str, ...]:
-    """The command for another machine: a --config file of ours goes into the storage.
+def with_uris(command: Sequence[str]) -> tuple[tuple[str, ...], dict[str, bytes]]:
+    """The command for another machine, and what is to be written for it, by URI: a --config file goes into the storage.
 
     Raises ValueError if the storage is not named, or is a folder relative to where we are.
     """
@@ -114,11 +127,11 @@ def with_uris(command: Sequence[str]) -> tuple[str, ...]:
         )
     file = value_of(command, "--config")
     if not file or "://" in file:
-        return tuple(command)
+        return tuple(command), {}
     text = Path(file).read_bytes()
-    folder, name = Folder(storage) / "configs", f"submitted-{hashlib.sha256(text).hexdigest()[:16]}{Path(file).suffix}"
-    folder.write(name, text)
-    return tuple(word.replace(file, (folder / name).uri) if file in word else word for word in command)
+    name = f"submitted-{hashlib.sha256(text).hexdigest()[:16]}{Path(file).suffix}"
+    uri = (Folder(storage) / "configs" / name).uri
+    return with_value(command, "--config", uri), {uri: text}
 
 
 def list_jobs(address: str) -> list[dict[str, Any]]:

@@ -16,3 +16,12 @@ def value_of(words: Sequence[str], flag: str) -> str:
         if word.startswith(f"{flag}="):
             return word.removeprefix(f"{flag}=")
     return ""
+
+
+def with_value(words: Sequence[str], flag: str, value: str) -> tuple[str, ...]:
+    """The words with this value of a flag that they have, in the form in which it is given; no other word changes."""
+    replaced = []
+    for before, word in zip(["", *words], words, strict=False):
+        joined = f"{flag}={value}" if word.startswith(f"{flag}=") else word
+        replaced.append(value if before == flag else joined)
+    return tuple(replaced)

@@ -2,23 +2,24 @@
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import ray
 from faulty_store import open_faulty_store
+from link import link_to
+from ray_head import job, open_head
 
 from diffusion.files import Folder
+from workflows.cli import understood
 from workflows.cluster.client import check_versions, open_client
 from workflows.cluster.credentials import CREDENTIALS_FILE
 from workflows.cluster.job_log import result_in
 from workflows.cluster.jobs import attach_or_submit, follow, remote_request, stop
-from workflows.cluster.local import free_ports
 from workflows.storage import JobFailed
 from workflows.submit import key_of, list_jobs, request_of, with_uris
 
@@ -71,17 +72,52 @@ def test_elsewhere_a_storage_of_this_folder_is_refused(words):
         with_uris(words)
 
 
+@pytest.mark.parametrize("name", ["my config.yaml", "config", "run", "storage"])
 @pytest.mark.parametrize("is_joined", [True, False])
-def test_elsewhere_a_config_of_ours_comes_out_of_the_storage(tmp_path, is_joined):
-    config, storage = tmp_path / "my config.yaml", tmp_path / "storage"
-    config.write_text("name: mine\n")
-    words = [f"--config={config}"] if is_joined else ["--config", str(config)]
-    command = with_uris(["run", *words, "--storage", str(storage)])
-    (kept,) = (storage / "configs").iterdir()
+def test_elsewhere_a_config_of_ours_comes_out_of_the_storage_and_no_other_word_changes(
+    tmp_path, monkeypatch, is_joined, name
+):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("name: mine\n")
+    storage = tmp_path / "storage"
+    others = ["--storage", str(storage), "--source", f"s3://bucket/old-{name}-pictures"]
+    command, files = with_uris(["run", *([f"--config={name}"] if is_joined else ["--config", name]), *others])
+    ((uri, text),) = files.items()
 
-    assert kept.read_text() == config.read_text()
-    assert str(config) not in " ".join(command)
-    assert Folder(storage / "configs").uri in " ".join(command)
+    assert text == b"name: mine\n"
+    assert uri.startswith(f"{Folder(storage).uri}/configs/submitted-")
+    assert command == ("run", *([f"--config={uri}"] if is_joined else ["--config", uri]), *others)
+
+
+def test_a_dry_run_writes_and_sends_nothing_and_says_what_the_job_would_be_called(tmp_path, capsys):
+    config, storage = tmp_path / "mine.yaml", tmp_path / "storage"
+    config.write_text("name: mine\n")
+    with open_head() as head:
+        where = ["--address", head.address, "--json"]
+        command, args = understood(
+            ["submit", "--dry-run", *where, "--", "run", "--config", str(config), "--storage", str(storage)]
+        )
+        first = command.act(args)
+        key = first["submission_id"].removesuffix("-a1")
+        head.answers["GET /api/jobs/"] = (200, [job(f"{key}-a1", "FAILED"), job(f"{key}-a2", "RUNNING")])
+        attached = command.act(args)
+
+    assert (first["submission_id"], first["attached"]) == (f"{key}-a1", False)
+    assert (attached["submission_id"], attached["attached"]) == (f"{key}-a2", True)
+    assert [file in first["entrypoint"] for file in first["files"]] == [True]
+    assert json.loads(capsys.readouterr().err.partition("}\n{")[0] + "}") == first
+    assert not storage.exists()
+    assert not [asked for asked in head.asked if not asked.startswith("GET")]
+
+
+def test_what_a_job_reads_is_there_when_it_is_sent(tmp_path):
+    request = remote_request("run-1", ("run",), files={f"{tmp_path}/configs/a.yaml": b"name: mine\n"})
+    with open_head() as head:
+        head.answers["POST /api/jobs/"] = (200, {"job_id": "run-1-a1", "submission_id": "run-1-a1"})
+        sent = attach_or_submit(open_client(head.address), request)
+
+    assert sent == ("run-1-a1", False)
+    assert (tmp_path / "configs/a.yaml").read_bytes() == b"name: mine\n"
 
 
 @pytest.mark.parametrize(
@@ -224,62 +260,6 @@ def test_a_job_has_credentials_that_nobody_sees(cluster, tmp_path):
     assert store.environment["AWS_SECRET_ACCESS_KEY"] not in json.dumps(
         [job.runtime_env for job in client.list_jobs() if job.submission_id == job_id]
     )
-
-
-class Link:
-    """A link to a server that can be cut: nobody answers any more, and who was talking is cut off."""
-
-    def __init__(self, port):
-        (self.port,) = free_ports(1)
-        self._to, self._open, self._threads = port, [], []
-        self.mend()
-
-    def mend(self):
-        self._server = socket.create_server(("127.0.0.1", self.port))
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
-
-    def cut(self):
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        self._thread.join()
-        for each in self._open:
-            end(each)
-        for thread in self._threads:
-            thread.join()
-        for each in self._open:
-            each.close()
-        self._open.clear()
-        self._threads.clear()
-
-    def _accept(self):
-        with suppress(OSError):
-            while True:
-                near = self._server.accept()[0]
-                far = socket.create_connection(("127.0.0.1", self._to))
-                self._open += [near, far]
-                for ends in ((near, far), (far, near)):
-                    self._threads.append(threading.Thread(target=pass_on, args=ends, daemon=True))
-                    self._threads[-1].start()
-
-
-def pass_on(a, b):
-    with suppress(OSError):
-        while data := a.recv(1 << 16):
-            b.sendall(data)
-    end(b)
-
-
-def end(connection):
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def link_to(address):
-    link = Link(int(address.rpartition(":")[2]))
-    yield link
-    link.cut()
 
 
 @pytest.mark.ray

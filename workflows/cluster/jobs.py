@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +19,7 @@ from ray.job_submission import JobStatus
 
 import diffusion
 import workflows
+from diffusion.files import Folder
 from diffusion.patience import patiently
 
 from ..progress import AS_LINES, say
@@ -28,7 +29,7 @@ from .credentials import CREDENTIALS_FILE
 from .job_log import Shown, last_word, show_log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ..storage import Environment
     from .client import Client
@@ -63,6 +64,8 @@ class JobRequest:
     """in which it runs; where the cluster was started, if nothing is said"""
     credentials: str = ""
     """path of a file there, of lines NAME=VALUE (see `credentials`)"""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """what it reads and is only here, by the URI that it reads it from: written there before it is submitted"""
 
     @property
     def entrypoint(self) -> str:
@@ -87,7 +90,12 @@ def local_request(key: str, argv: tuple[str, ...]) -> JobRequest:
 
 
 def remote_request(
-    key: str, argv: tuple[str, ...], python: str = "", folder: str = "", credentials: str = ""
+    key: str,
+    argv: tuple[str, ...],
+    python: str = "",
+    folder: str = "",
+    credentials: str = "",
+    files: Mapping[str, bytes] | None = None,
 ) -> JobRequest:
     """For a cluster: its interpreter runs it, with our two packages, which are sent along.
 
@@ -95,7 +103,8 @@ def remote_request(
     """
     packages = (diffusion.__path__[0], workflows.__path__[0])
     python = python or os.environ.get(PYTHON, "python")
-    return JobRequest(key, argv, python, packages, folder, credentials or os.environ.get(CREDENTIALS_FILE, ""))
+    credentials = credentials or os.environ.get(CREDENTIALS_FILE, "")
+    return JobRequest(key, argv, python, packages, folder, credentials, files or {})
 
 
 def cluster_address(environment: Environment) -> str:
@@ -129,20 +138,25 @@ def run_job(client: Client, request: JobRequest) -> None:
 def attach_or_submit(client: Client, request: JobRequest) -> tuple[str, bool]:
     """The job of a request, and whether it was there: KEY-a1, or the live attempt, or the one after the last."""
     while True:
-        attempts = attempts_of(client, request.key)
-        if live := live_in(attempts):
-            return live, True
+        job_id, is_there = id_of(client, request)
+        if is_there:
+            return job_id, True
+        for uri, data in request.files.items():
+            Folder(uri).parent.write(Folder(uri).name, data)
         try:
-            job_id: str = client.submit_job(
-                submission_id=f"{request.key}-a{len(attempts) + 1}",
-                entrypoint=request.entrypoint,
-                runtime_env=request.runtime_env,
-            )
+            client.submit_job(submission_id=job_id, entrypoint=request.entrypoint, runtime_env=request.runtime_env)
         except Refused as err:
             if "already exists" not in err.text:  # somebody else submitted the same between the two questions
                 raise
         else:
             return job_id, False
+
+
+def id_of(client: Client, request: JobRequest) -> tuple[str, bool]:
+    """What the job of a request is called, as `attach_or_submit` says, and whether it is there."""
+    attempts = attempts_of(client, request.key)
+    live = live_in(attempts)
+    return live or f"{request.key}-a{len(attempts) + 1}", bool(live)
 
 
 def which(job_id: str, attached: bool) -> str:
