@@ -73,11 +73,11 @@ def request_of(client: Client, command: Sequence[str], python: str = "", credent
     check_sendable(command)
     if value_of(command, "--address"):
         raise ValueError("address must be given before --: the job finds the cluster that it runs on")
-    key = key_of(command)
     if is_here(client):
-        return remote_request(key, tuple(command), python, str(Path.cwd()), credentials)
+        folder = str(Path.cwd())
+        return remote_request(key_of(command, folder), tuple(command), python, folder, credentials)
     argv, files = with_uris(command)
-    return remote_request(key, argv, python, "", credentials, files)
+    return remote_request(key_of(argv), argv, python, "", credentials, files)
 
 
 def described(client: Client, request: JobRequest) -> dict[str, Any]:
@@ -99,10 +99,20 @@ def check_sendable(command: Sequence[str]) -> None:
     check_no_password(command)
 
 
-def key_of(command: Sequence[str]) -> str:
-    """What a job is called by: the same words are the same job."""
-    digest = hashlib.sha256(json.dumps(list(command)).encode()).hexdigest()
-    return f"{command[0]}-{digest[:16]}"
+def key_of(command: Sequence[str], folder: str = "") -> str:
+    """What a job is called by: the same words are the same job. In a folder of ours, what they mean depends on that.
+
+    A config elsewhere is known by what is in it: its name in the storage says so.
+    """
+    parts = list(command)
+    if folder:
+        file = value_of(command, "--config")
+        parts += [folder, _sha256(Path(file).read_bytes()) if file and "://" not in file else ""]
+    return f"{command[0]}-{_sha256(json.dumps(parts).encode())}"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def is_here(client: Client) -> bool:
@@ -129,7 +139,7 @@ def with_uris(command: Sequence[str]) -> tuple[tuple[str, ...], dict[str, bytes]
     if not file or "://" in file:
         return tuple(command), {}
     text = Path(file).read_bytes()
-    name = f"submitted-{hashlib.sha256(text).hexdigest()[:16]}{Path(file).suffix}"
+    name = f"submitted-{_sha256(text)}{Path(file).suffix}"
     uri = (Folder(storage) / "configs" / name).uri
     return with_value(command, "--config", uri), {uri: text}
 

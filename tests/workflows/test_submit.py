@@ -34,6 +34,30 @@ def test_the_same_words_are_the_same_job():
     assert key_of(["run", "digits"]).startswith("run-")
 
 
+def test_in_another_folder_or_with_another_config_the_same_words_are_another_job(tmp_path):
+    config = tmp_path / "mine.yaml"
+    words, keys = ["run", "--config", str(config)], []
+    for text in ("name: a\n", "name: b\n"):
+        config.write_text(text)
+        keys += [key_of(words, "/here"), key_of(words, "/there")]
+        assert keys[-1] == key_of(words, "/there")
+
+    assert len(set(keys)) == 4
+
+
+def test_elsewhere_a_config_that_was_changed_is_another_job(tmp_path):
+    config, keys = tmp_path / "mine.yaml", []
+    with open_head() as head:
+        client = open_client(head.address)
+        for text in ("name: a\n", "name: b\n", "name: a\n"):
+            config.write_text(text)
+            words = ["run", "--config", str(config), "--storage", str(tmp_path / "storage")]
+            keys.append(request_of(client, words).key)
+
+    assert keys[0] == keys[2]
+    assert keys[0] != keys[1]
+
+
 def test_a_request_sends_our_two_packages_and_shows_no_more_of_credentials_than_their_place():
     request = remote_request("run-1", ("run", "a b"), "/opt/python", "/home/some one", "/run/secrets/store")
 
