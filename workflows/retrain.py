@@ -18,7 +18,7 @@ from diffusion.settings import narrowed
 from . import report, train
 from .champions.gate import Decision, decide
 from .champions.promotion import PROMOTED, REFUSED, carry_out, history, why_foreign
-from .cluster.client import open_client
+from .cluster.client import folder_on, open_client
 from .cluster.jobs import (
     attach_or_submit,
     attempts_of,
@@ -98,10 +98,11 @@ def _on_cluster(config: Config, environment: Environment, address: str, key: str
     client = open_client(address)
     if live := live_in(attempts_of(client, key)):
         return _busy(f"job {live} at {address} is at work on it")
-    folder = environment.folder / "configs"
-    folder.write_json(f"{key}.json", to_plain(config))
+    configs = environment.folder / "configs"
+    configs.write_json(f"{key}.json", to_plain(config))
     places = ["--storage", environment.folder.uri, "--tracking-uri", environment.mlflow_uri]
-    request = remote_request(key, (STAGE, "--config", (folder / f"{key}.json").uri, *places))
+    argv = (STAGE, "--config", (configs / f"{key}.json").uri, *places)
+    request = remote_request(key, argv, folder=folder_on(client))
     job_id, attached = attach_or_submit(client, request)
     if attached:
         return _busy(f"job {job_id} at {address} is at work on it")

@@ -11,7 +11,7 @@ from diffusion.data.sources import check_source
 from . import evaluate, sample, shard, train
 from .champions.gate import Decision, decide
 from .champions.promotion import carry_out, why_foreign
-from .cluster.client import open_client
+from .cluster.client import folder_on, open_client
 from .cluster.jobs import cluster_address, local_request, remote_request, run_job
 from .cluster.local import start_local_ray
 from .config_file import to_plain
@@ -168,8 +168,10 @@ class Stages:
             return found
         client = self._connect()
         argv = (stage, *(self._config(stage, key) if told else ()), *words, *self._places())
-        ask = remote_request if self._cluster else local_request
-        run_job(client, ask(f"{stage}-{key}", argv))
+        request = local_request(f"{stage}-{key}", argv)
+        if self._cluster:
+            request = remote_request(f"{stage}-{key}", argv, folder=folder_on(client))
+        run_job(client, request)
         if (found := (made or find)()) is None:
             raise JobFailed(f"the {stage} job succeeded, but its result is not in {self.environment.storage}")
         return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,7 +14,7 @@ from ray.job_submission import JobStatus
 
 from diffusion.files import Folder
 
-from .cluster.client import Refused, open_client
+from .cluster.client import Refused, folder_on, open_client
 from .cluster.credentials import check_no_password
 from .cluster.job_log import result_in
 from .cluster.jobs import JobRequest, attach_or_submit, follow, id_of, remote_request, stop, which
@@ -73,8 +72,7 @@ def request_of(client: Client, command: Sequence[str], python: str = "", credent
     check_sendable(command)
     if value_of(command, "--address"):
         raise ValueError("address must be given before --: the job finds the cluster that it runs on")
-    if is_here(client):
-        folder = str(Path.cwd())
+    if folder := folder_on(client):
         return remote_request(key_of(command, folder), tuple(command), python, folder, credentials)
     argv, files = with_uris(command)
     return remote_request(key_of(argv), argv, python, "", credentials, files)
@@ -113,15 +111,6 @@ def key_of(command: Sequence[str], folder: str = "") -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-def is_here(client: Client) -> bool:
-    """Whether a cluster's head is on this machine, and sees the files that we see. An address does not tell.
-
-    The folder of Ray's session is named by its start to the microsecond.
-    """
-    session: str = client._do_request("GET", "/api/version").json()["session_name"]
-    return (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / session).exists()  # noqa: S108 - that is Ray's
 
 
 def with_uris(command: Sequence[str]) -> tuple[tuple[str, ...], dict[str, bytes]]:

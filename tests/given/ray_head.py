@@ -14,6 +14,15 @@ def job(job_id, status, **others):
     return {"type": "SUBMISSION", "submission_id": job_id, "status": status, "entrypoint": "", **others}
 
 
+NODES = "GET /nodes?view=summary&nocache=1"
+
+
+def nodes_with(session):
+    """The answer of a head whose session is in this folder."""
+    raylet = {"isHeadNode": True, "sessionDir": str(session)}
+    return 200, {"data": {"summary": [{"raylet": raylet}]}}
+
+
 class Head:
     """What it answers: `answers["GET /api/jobs/"]` is (status, body), or a list of such, the last of which stays."""
 
@@ -23,7 +32,7 @@ class Head:
         self.answers = {
             "GET /api/version": (200, {"ray_version": ray.__version__, "session_name": "session_of_elsewhere"}),
             "GET /api/v0/cluster_metadata": (200, {"data": metadata}),
-            "GET /nodes?view=summary": (200, {"data": {"summary": []}}),
+            NODES: nodes_with("/nowhere/session_of_elsewhere"),
             "GET /api/jobs/": (200, []),
         }
 

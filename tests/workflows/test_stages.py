@@ -21,6 +21,14 @@ def config_of(*source):
     return replace(preset("smoke"), name="grows", shard=replace(preset("smoke").shard, source=tuple(map(str, source))))
 
 
+def test_on_a_head_of_this_machine_a_source_is_found_from_our_folder(environment, tmp_path, monkeypatch):
+    add_digits(tmp_path / "pictures", range(80))
+    monkeypatch.chdir(tmp_path)
+    shards = run.Stages(config_of("./pictures"), environment).shards()
+
+    assert sum(shards.counts.values()) == 80
+
+
 def test_pictures_that_come_while_a_job_is_at_work_are_left_for_the_next(environment, tmp_path, monkeypatch):
     source, run_job = tmp_path / "source", run.run_job
     stages = run.Stages(config_of(source), environment)

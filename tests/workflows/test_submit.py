@@ -178,6 +178,19 @@ def test_what_no_job_can_do_is_refused(cluster, words, message):
 
 
 @pytest.mark.ray
+def test_a_head_of_this_machine_is_known_wherever_its_session_is_and_works_in_our_folder(
+    cluster, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("name: mine\n")
+    request = request_of(open_client(cluster.dashboard), ["run", "--config", "mine.yaml"])
+
+    assert request.folder == str(tmp_path)
+    assert request.argv == ("run", "--config", "mine.yaml")
+    assert request.files == {}
+
+
+@pytest.mark.ray
 def test_a_wrong_token_is_said(ddpm, cluster, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     done = ddpm("jobs", "list", "--address", cluster.dashboard, check=False)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from http import HTTPStatus
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from ..storage import JobFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEAD_WAIT_S, HEAD_TRIES = 0.25, 40
 
 
 class Refused(JobFailed):
@@ -73,3 +80,31 @@ def check_versions(address: str, ray_version: str, python_version: str) -> None:
             f"the cluster at {address} must have {ours} as this machine has, got Ray {ray_version} on Python "
             f"{python_version}"
         )
+
+
+def folder_on(client: Client) -> str:
+    """Where our jobs work there: in our folder, if the head is on this machine; else "", where it was started."""
+    return str(Path.cwd()) if is_here(client) else ""
+
+
+def is_here(client: Client) -> bool:
+    """Whether a cluster's head is on this machine, and sees the files that we see. An address does not tell.
+
+    The folder of Ray's session, of which the head knows the path, is named by its start to the microsecond.
+    """
+    session: str = client._do_request("GET", "/api/version").json()["session_name"]
+    usual = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / session  # noqa: S108 - that is Ray's
+    return any(folder.name == session and folder.exists() for folder in (usual, *_sessions(client)))
+
+
+def _sessions(client: Client) -> Iterator[Path]:
+    """The session's folder on the head, where that is told; a head that has just begun may not know of itself yet."""
+    for _ in range(HEAD_TRIES):
+        told = client._do_request("GET", "/nodes?view=summary&nocache=1")
+        if told.status_code != HTTPStatus.OK:
+            return
+        nodes = [node["raylet"] for node in told.json()["data"]["summary"]]
+        if heads := [node for node in nodes if node.get("isHeadNode")]:
+            yield from (Path(node["sessionDir"]) for node in heads if node.get("sessionDir"))
+            return
+        time.sleep(HEAD_WAIT_S)

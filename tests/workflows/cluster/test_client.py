@@ -1,10 +1,10 @@
 """What a cluster answers that cannot, or will not: one line each, and no word about a job that it says nothing of."""
 
 import pytest
-from ray_head import job, open_head
+from ray_head import NODES, job, nodes_with, open_head
 
 from workflows.cli import FAILED, judged
-from workflows.cluster.client import open_client
+from workflows.cluster.client import is_here, open_client
 from workflows.cluster.jobs import follow
 from workflows.storage import JobFailed
 
@@ -19,6 +19,28 @@ PAGE = "<html>\n<head><title>502 Bad Gateway</title></head>\n</html>\n"
 def head():
     with open_head() as head:
         yield head
+
+
+@pytest.mark.parametrize(
+    ("name", "is_there", "found"),
+    [
+        ("session_of_elsewhere", True, True),
+        ("session_of_elsewhere", False, False),
+        ("session_of_another", True, False),
+    ],
+)
+def test_a_head_is_on_this_machine_if_the_folder_of_its_session_is(head, tmp_path, name, is_there, found):
+    if is_there:
+        (tmp_path / name).mkdir()
+    head.answers[NODES] = [(200, {"data": {"summary": []}}), nodes_with(tmp_path / name)]
+
+    assert is_here(open_client(head.address)) is found
+
+
+def test_a_head_that_does_not_tell_of_its_nodes_is_elsewhere(head):
+    head.answers[NODES] = (500, "no")
+
+    assert not is_here(open_client(head.address))
 
 
 def test_a_head_that_comes_back_without_the_job_ends_the_following_with_a_line(head):
