@@ -20,6 +20,7 @@ from .champions.gate import Decision, decide
 from .champions.promotion import PROMOTED, REFUSED, carry_out, history, why_foreign
 from .cluster.client import folder_on, open_client
 from .cluster.jobs import (
+    JobRequest,
     attach_or_submit,
     attempts_of,
     cluster_address,
@@ -98,11 +99,7 @@ def _on_cluster(config: Config, environment: Environment, address: str, key: str
     client = open_client(address)
     if live := live_in(attempts_of(client, key)):
         return _busy(f"job {live} at {address} is at work on it")
-    configs = environment.folder / "configs"
-    configs.write_json(f"{key}.json", to_plain(config))
-    places = ["--storage", environment.folder.uri, "--tracking-uri", environment.mlflow_uri]
-    argv = (STAGE, "--config", (configs / f"{key}.json").uri, *places)
-    request = remote_request(key, argv, folder=folder_on(client))
+    request = request_of(config, environment, key, folder_on(client))
     job_id, attached = attach_or_submit(client, request)
     if attached:
         return _busy(f"job {job_id} at {address} is at work on it")
@@ -112,6 +109,14 @@ def _on_cluster(config: Config, environment: Environment, address: str, key: str
     if done is None:
         raise JobFailed(f"the {STAGE} job succeeded, but its run is not in {environment.mlflow_uri}")
     return _result(done)
+
+
+def request_of(config: Config, environment: Environment, key: str, folder: str) -> JobRequest:
+    """All of a retraining as a job. Its config is called by its content too: one beside it must not change it."""
+    told = (json.dumps(to_plain(config), indent=2, sort_keys=True) + "\n").encode()
+    uri = (environment.folder / "configs" / f"{key}-{hashlib.sha256(told).hexdigest()[:16]}.json").uri
+    places = ["--storage", environment.folder.uri, "--tracking-uri", environment.mlflow_uri]
+    return remote_request(key, (STAGE, "--config", uri, *places), folder=folder, files={uri: told})
 
 
 def _busy(why: str) -> Retrained:

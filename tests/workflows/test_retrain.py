@@ -1,6 +1,7 @@
 """`ddpm retrain` where nothing has to be trained: what it skips, what it finishes, what it leaves to others."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from workflows.cli import WRONG_CALL, judged, understood
 from workflows.commands.presets import preset
 from workflows.commands.saved_config import saved_config, with_named
 from workflows.config import Config, ModelConfig, RetrainStage, SampleStage, TrainStage
+from workflows.config_file import read_config
 from workflows.run import Stages, crown
 from workflows.storage import Environment, locked
 from workflows.tracking import ModelVersion, Tracker, champion_of, model_version
@@ -80,6 +82,24 @@ def test_a_decision_is_known_by_what_affects_it(changed, same, tmp_path):
     assert (retrain.retrain_key(replace(CONFIG, **changed), tracker, shards(10), champion()) == key) is same
     assert retrain.retrain_key(CONFIG, tracker, shards(10, "other"), champion()) != key
     assert retrain.retrain_key(CONFIG, tracker, shards(10), None) != key
+
+
+def test_two_retrainings_on_a_cluster_have_a_config_each_whoever_is_sent_first(tmp_path):
+    environment = Environment(storage=str(tmp_path), tracking_uri="http://mlflow:5000")
+    configs = [replace(CONFIG, train=TrainStage(steps=steps)) for steps in (7, 8, 7)]
+    requests = [retrain.request_of(config, environment, "retrain-x", "/here") for config in configs]
+
+    for config, request in zip(configs, requests, strict=True):
+        ((uri, told),) = request.files.items()
+        (tmp_path / "config.json").write_bytes(told)
+
+        assert uri in request.argv
+        assert re.fullmatch("retrain-x-[0-9a-f]{16}.json", Path(uri).name)
+        assert read_config(str(tmp_path / "config.json")) == config
+    assert requests[0] == requests[2]
+    assert requests[0].argv != requests[1].argv
+    assert {request.key for request in requests} == {"retrain-x"}
+    assert not (tmp_path / "configs").exists()
 
 
 def test_both_are_judged_beside_what_neither_has_seen_and_by_class_where_there_are_classes():
