@@ -210,7 +210,7 @@ class GateConfig:
     measure: Literal["thumbnails", "dataset", "inception"] = "thumbnails"
     """features in which its Fréchet distance must be lower than the champion's, by more than their intervals' noise"""
     min_distance_ratio: float = 0.5
-    """guard against copies: least nearest_distance_ratio, where held-out pictures have 1 and copies 0"""
+    """guard against copies: least nearest_distance_ratio, where held-out pictures have 1 and copies 0; 0: no guard"""
     min_class_agreement: float = 0.1
     """guard against a lost class: least share of the worst class that is taken for it, unless the champion has less"""
 

@@ -17,14 +17,15 @@ from diffusion.settings import narrowed
 
 from . import report, train
 from .champions.gate import Decision, decide
-from .champions.promotion import PROMOTED, REFUSED, carry_out, history
+from .champions.promotion import PROMOTED, REFUSED, carry_out, history, why_foreign
+from .cluster.client import folder_on, open_client
 from .cluster.jobs import (
+    JobRequest,
     attach_or_submit,
     attempts_of,
     cluster_address,
     follow,
     live_in,
-    open_client,
     own_id,
     remote_request,
     which,
@@ -98,10 +99,7 @@ def _on_cluster(config: Config, environment: Environment, address: str, key: str
     client = open_client(address)
     if live := live_in(attempts_of(client, key)):
         return _busy(f"job {live} at {address} is at work on it")
-    folder = environment.folder / "configs"
-    folder.write_json(f"{key}.json", to_plain(config))
-    places = ["--storage", environment.folder.uri, "--tracking-uri", environment.mlflow_uri]
-    request = remote_request(key, (STAGE, "--config", (folder / f"{key}.json").uri, *places))
+    request = request_of(config, environment, key, folder_on(client))
     job_id, attached = attach_or_submit(client, request)
     if attached:
         return _busy(f"job {job_id} at {address} is at work on it")
@@ -111,6 +109,14 @@ def _on_cluster(config: Config, environment: Environment, address: str, key: str
     if done is None:
         raise JobFailed(f"the {STAGE} job succeeded, but its run is not in {environment.mlflow_uri}")
     return _result(done)
+
+
+def request_of(config: Config, environment: Environment, key: str, folder: str) -> JobRequest:
+    """All of a retraining as a job. Its config is called by its content too: one beside it must not change it."""
+    told = (json.dumps(to_plain(config), indent=2, sort_keys=True) + "\n").encode()
+    uri = (environment.folder / "configs" / f"{key}-{hashlib.sha256(told).hexdigest()[:16]}.json").uri
+    places = ["--storage", environment.folder.uri, "--tracking-uri", environment.mlflow_uri]
+    return remote_request(key, (STAGE, "--config", uri, *places), folder=folder, files={uri: told})
 
 
 def _busy(why: str) -> Retrained:
@@ -145,9 +151,16 @@ def _retrain(config: Config, environment: Environment) -> Retrained:
 
 
 def reason_to_skip(config: Config, shards: ShardSet, champion: ModelVersion | None) -> str:
-    """Why there is nothing to do; "" if there is. How many pictures a champion of others has seen is not known."""
+    """Why there is nothing to do; "" if there is. How many pictures a champion of an older ddpm has seen is not known.
+
+    Raises ValueError for a champion that is none of ours, which no candidate can be compared with.
+    """
     if champion is None:
         return ""
+    if reason := why_foreign(champion):
+        raise ValueError(
+            f"champion must be a version that ddpm made: {reason}; make another one champion: ddpm promote"
+        )
     if champion.tags[DIGEST_TAG] == shards.digest:
         return f"the data is what version {champion.version}, the champion, was trained on"
     num = sum(shards.counts.values()) - int(champion.tags.get(train.NUM_TAG, 0))
@@ -200,7 +213,7 @@ def _decide(
     theirs = None
     if champion is not None:
         theirs = stages.evaluation(stages.samples(champion), shards, stage).metrics
-    decision = decide(ours, theirs, config.retrain)
+    decision = decide(ours, theirs, config.retrain, retrained=True)
     of = {"candidate": ours, "champion": theirs or {}}
     tracker.log_metrics(run_id, {f"{who}/{name}": value for who in of for name, value in of[who].items()})
     kept = {

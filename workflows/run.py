@@ -10,8 +10,9 @@ from diffusion.data.sources import check_source
 
 from . import evaluate, sample, shard, train
 from .champions.gate import Decision, decide
-from .champions.promotion import carry_out
-from .cluster.jobs import cluster_address, local_request, open_client, remote_request, run_job
+from .champions.promotion import carry_out, why_foreign
+from .cluster.client import folder_on, open_client
+from .cluster.jobs import cluster_address, local_request, remote_request, run_job
 from .cluster.local import start_local_ray
 from .config_file import to_plain
 from .logged_samples import GRID
@@ -22,10 +23,9 @@ from .tracking import DIGEST_TAG, Tracker, champion_of, check_server
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ray.job_submission import JobSubmissionClient
-
     from diffusion.data.shard_set import ShardSet
 
+    from .cluster.client import Client
     from .config import Config, EvaluateStage
     from .storage import Environment
     from .tracking import ModelVersion, TrackedRun
@@ -98,7 +98,9 @@ def crown(stages: Stages, model: ModelVersion, samples: sample.SampleRun) -> Dec
         why = champion.tags.get("ddpm.champion_why", "")
         carry_out(tracker, model, "", Decision(True, (why,)), "run")  # tells of it, if a killed run did not
         return Decision(True, ("it already was",))
-    if champion is not None and champion.tags[DIGEST_TAG] != model.tags[DIGEST_TAG]:
+    if champion is not None and (reason := why_foreign(champion)):
+        decision = Decision(False, (f"there is nothing to compare with: {reason}; see ddpm promote",))
+    elif champion is not None and champion.tags[DIGEST_TAG] != model.tags[DIGEST_TAG]:
         decision = Decision(False, (f"version {champion.version} was trained on other data: see ddpm retrain",))
     else:
         beside = None if champion is None else stages.samples(champion).tracked.metrics
@@ -114,19 +116,21 @@ class Stages:
         self.reused: list[str] = []
         self._cluster = cluster_address(environment)
         self._local_address = ""
-        self._client: JobSubmissionClient | None = None
+        self._client: Client | None = None
 
     def shards(self) -> ShardSet:
         """The shard set."""
         stage, out = self.config.shard, self.environment.data(self.config.name)
         key = f"{self.config.name}-{stage.fingerprint[:16]}"
-        return self._result("shard", key, lambda: shard.finished(stage, out))
+        return self._result("shard", key, lambda: shard.finished(stage, out), made=lambda: shard.committed(stage, out))
 
     def refreshed(self) -> ShardSet:
         """The shard set, with shards for what its source has got since. Raises FileNotFoundError if there is none."""
         stage, out = self.config.shard, self.environment.data(self.config.name)
         key = f"{self.config.name}-{stage.fingerprint[:16]}-append"
-        return self._result("shard", key, lambda: shard.up_to_date(stage, out), ("--append",))
+        return self._result(
+            "shard", key, lambda: shard.up_to_date(stage, out), ("--append",), made=lambda: shard.extended(stage, out)
+        )
 
     def model(self, shards: ShardSet) -> ModelVersion:
         """The trained model's version."""
@@ -147,22 +151,33 @@ class Stages:
         return self._result("evaluate", key, lambda: evaluate.finished(where, run_id, data, stage), words, told=False)
 
     def _result(
-        self, stage: str, key: str, find: Callable[[], R | None], words: tuple[str, ...] = (), told: bool = True
+        self,
+        stage: str,
+        key: str,
+        find: Callable[[], R | None],
+        words: tuple[str, ...] = (),
+        told: bool = True,
+        made: Callable[[], R | None] | None = None,
     ) -> R:
-        """`told`: the stage is told its settings by a config, which it reads from the storage."""
+        """`told`: the stage is told its settings by a config, which it reads from the storage.
+
+        `made`: finds what a job has just made, where `find` also asks whether there is more to do by now.
+        """
         if (found := find()) is not None:
             say(f"{stage}: already done, reused")
             self.reused.append(stage)
             return found
         client = self._connect()
         argv = (stage, *(self._config(stage, key) if told else ()), *words, *self._places())
-        ask = remote_request if self._cluster else local_request
-        run_job(client, ask(f"{stage}-{key}", argv))
-        if (made := find()) is None:
+        request = local_request(f"{stage}-{key}", argv)
+        if self._cluster:
+            request = remote_request(f"{stage}-{key}", argv, folder=folder_on(client))
+        run_job(client, request)
+        if (found := (made or find)()) is None:
             raise JobFailed(f"the {stage} job succeeded, but its result is not in {self.environment.storage}")
-        return made
+        return found
 
-    def _connect(self) -> JobSubmissionClient:
+    def _connect(self) -> Client:
         if self._client is None:
             self._client = open_client(self._cluster or self._start_ray())
         return self._client

@@ -30,9 +30,23 @@ R = TypeVar("R")
 
 
 def finished(stage: ShardStage, out: Folder) -> ShardSet | None:
-    """The shard set at `out`, if it is there and made of this source with these settings.
+    """The shard set at `out`, if it is there and made of this source, as it is now, with these settings.
 
     Raises ValueError if another one is there: it is never overwritten.
+    """
+    shards = committed(stage, out)
+    if shards is not None and shards.source_fingerprint != source_fingerprint(stage.open_source().blocks()):
+        raise ValueError(
+            f"the source {' '.join(stage.source)} has changed since the shard set at {out.uri} was made; "
+            f"give --append to add what is new, or another --name, or delete it"
+        )
+    return shards
+
+
+def committed(stage: ShardStage, out: Folder) -> ShardSet | None:
+    """The shard set at `out`, if it is there and made with these settings, of what its source had when it was made.
+
+    Raises ValueError for other settings.
     """
     if not out.exists(DATASET):
         return None
@@ -42,23 +56,27 @@ def finished(stage: ShardStage, out: Folder) -> ShardSet | None:
         raise ValueError(
             f"{out.uri} holds a shard set made with another {', '.join(changed)}; give another --name, or delete it"
         )
-    if shards.source_fingerprint != source_fingerprint(stage.open_source().blocks()):
-        raise ValueError(
-            f"the source {' '.join(stage.source)} has changed since the shard set at {out.uri} was made; "
-            f"give --append to add what is new, or another --name, or delete it"
-        )
     return shards
 
 
 def up_to_date(stage: ShardStage, out: Folder) -> ShardSet | None:
     """The shard set at `out`, if it has all that its source lists now; None if `run` with `append` is to look.
 
+    Raises as `extended`.
+    """
+    shards = extended(stage, out)
+    current = shards.source_fingerprint == source_fingerprint(stage.open_source().blocks())
+    return shards if current and not out.exists(UNTRACKED) else None
+
+
+def extended(stage: ShardStage, out: Folder) -> ShardSet:
+    """The shard set at `out` with what `run` with `append` has added until now.
+
     Raises FileNotFoundError if there is no set, ValueError for settings that it was not made with.
     """
     shards = open_shard_set(out)
     check_appendable(stage, shards)
-    current = shards.source_fingerprint == source_fingerprint(stage.open_source().blocks())
-    return shards if current and not out.exists(UNTRACKED) else None
+    return shards
 
 
 def run(config: Config, environment: Environment, out: Folder, append: bool = False) -> ShardSet:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray.job_submission import JobStatus
+
 from diffusion.files import Folder
 
+from .cluster.client import Refused, folder_on, open_client
 from .cluster.credentials import check_no_password
 from .cluster.job_log import result_in
-from .cluster.jobs import JobRequest, attach_or_submit, follow, open_client, remote_request, stop, which
+from .cluster.jobs import JobRequest, attach_or_submit, follow, id_of, remote_request, stop, which
 from .progress import say
-from .words import value_of
+from .words import value_of, with_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ray.job_submission import JobDetails, JobSubmissionClient
+    from ray.job_submission import JobDetails
+
+    from .cluster.client import Client
 
 NOT_AS_JOBS = ("submit", "jobs", "schedule", "ui")
 SHOWN_JOBS = 5
@@ -49,20 +53,18 @@ def submit(
     request = request_of(client, command, python, credentials)
     job_id, attached = attach_or_submit(client, request)
     say(which(job_id, attached))
-    if follows:
-        try:
-            print(result_in(follow(client, job_id)), file=sys.stderr)
-        except KeyboardInterrupt:
-            say(f"job {job_id} goes on; ddpm jobs stop {job_id} would end it")
-            raise
-    else:
+    if not follows:
         say(f"to see more of it: ddpm jobs logs --follow {job_id} --address {address}")
-    return Sent(job_id, attached, client.get_job_status(job_id).value)
+        return Sent(job_id, attached, client.get_job_status(job_id).value)
+    try:
+        print(result_in(follow(client, job_id)), file=sys.stderr)
+    except KeyboardInterrupt:
+        say(f"job {job_id} goes on; ddpm jobs stop {job_id} would end it")
+        raise
+    return Sent(job_id, attached, JobStatus.SUCCEEDED.value)
 
 
-def request_of(
-    client: JobSubmissionClient, command: Sequence[str], python: str = "", credentials: str = ""
-) -> JobRequest:
+def request_of(client: Client, command: Sequence[str], python: str = "", credentials: str = "") -> JobRequest:
     """What is sent for a command. On a cluster of this very machine it works in our folder; elsewhere only with URIs.
 
     Raises ValueError for a command that is none for a job, that shows a password, or that names what is only here.
@@ -70,10 +72,22 @@ def request_of(
     check_sendable(command)
     if value_of(command, "--address"):
         raise ValueError("address must be given before --: the job finds the cluster that it runs on")
-    key = key_of(command)
-    if is_here(client):
-        return remote_request(key, tuple(command), python, str(Path.cwd()), credentials)
-    return remote_request(key, with_uris(command), python, "", credentials)
+    if folder := folder_on(client):
+        return remote_request(key_of(command, folder), tuple(command), python, folder, credentials)
+    argv, files = with_uris(command)
+    return remote_request(key_of(argv), argv, python, "", credentials, files)
+
+
+def described(client: Client, request: JobRequest) -> dict[str, Any]:
+    """A request as it would be sent: the job's name, or that of the same one that runs, and what would be written."""
+    job_id, attached = id_of(client, request)
+    return {
+        "submission_id": job_id,
+        "attached": attached,
+        "entrypoint": request.entrypoint,
+        "runtime_env": request.runtime_env,
+        "files": list(request.files),
+    }
 
 
 def check_sendable(command: Sequence[str]) -> None:
@@ -83,23 +97,24 @@ def check_sendable(command: Sequence[str]) -> None:
     check_no_password(command)
 
 
-def key_of(command: Sequence[str]) -> str:
-    """What a job is called by: the same words are the same job."""
-    digest = hashlib.sha256(json.dumps(list(command)).encode()).hexdigest()
-    return f"{command[0]}-{digest[:16]}"
+def key_of(command: Sequence[str], folder: str = "") -> str:
+    """What a job is called by: the same words are the same job. In a folder of ours, what they mean depends on that.
 
-
-def is_here(client: JobSubmissionClient) -> bool:
-    """Whether a cluster's head is on this machine, and sees the files that we see. An address does not tell.
-
-    The folder of Ray's session is named by its start to the microsecond.
+    A config elsewhere is known by what is in it: its name in the storage says so.
     """
-    session: str = client._do_request("GET", "/api/version").json()["session_name"]
-    return (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / session).exists()  # noqa: S108 - that is Ray's
+    parts = list(command)
+    if folder:
+        file = value_of(command, "--config")
+        parts += [folder, _sha256(Path(file).read_bytes()) if file and "://" not in file else ""]
+    return f"{command[0]}-{_sha256(json.dumps(parts).encode())}"
 
 
-def with_uris(command: Sequence[str]) -> tuple[str, ...]:
-    """The command for another machine: a --config file of ours goes into the storage.
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def with_uris(command: Sequence[str]) -> tuple[tuple[str, ...], dict[str, bytes]]:
+    """The command for another machine, and what is to be written for it, by URI: a --config file goes into the storage.
 
     Raises ValueError if the storage is not named, or is a folder relative to where we are.
     """
@@ -111,11 +126,11 @@ def with_uris(command: Sequence[str]) -> tuple[str, ...]:
         )
     file = value_of(command, "--config")
     if not file or "://" in file:
-        return tuple(command)
+        return tuple(command), {}
     text = Path(file).read_bytes()
-    folder, name = Folder(storage) / "configs", f"submitted-{hashlib.sha256(text).hexdigest()[:16]}{Path(file).suffix}"
-    folder.write(name, text)
-    return tuple(word.replace(file, (folder / name).uri) if file in word else word for word in command)
+    name = f"submitted-{_sha256(text)}{Path(file).suffix}"
+    uri = (Folder(storage) / "configs" / name).uri
+    return with_value(command, "--config", uri), {uri: text}
 
 
 def list_jobs(address: str) -> list[dict[str, Any]]:
@@ -151,15 +166,18 @@ def stop_job(address: str, job_id: str) -> dict[str, Any]:
     return _plain(client.get_job_info(job_id))
 
 
-def _known(client: JobSubmissionClient, job_id: str) -> JobDetails:
-    with suppress(RuntimeError):
+def _known(client: Client, job_id: str) -> JobDetails:
+    try:
         return client.get_job_info(job_id)
+    except Refused as err:
+        if err.status != HTTPStatus.NOT_FOUND:
+            raise
     newest = sorted(_submitted(client), key=lambda job: job.start_time or 0)[-SHOWN_JOBS:]
     known = ", ".join(job.submission_id for job in reversed(newest)) or "none"
     raise ValueError(f"there is no job {job_id}; the newest are: {known}")
 
 
-def _submitted(client: JobSubmissionClient) -> list[JobDetails]:
+def _submitted(client: Client) -> list[JobDetails]:
     """All but drivers that were started beside the Jobs API, which Ray lists, too, without an id."""
     return [job for job in client.list_jobs() if job.submission_id]
 

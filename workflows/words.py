@@ -24,3 +24,12 @@ def values_of(words: Sequence[str], flag: str) -> list[str]:
         elif is_its:
             values.append(word)
     return values
+
+
+def with_value(words: Sequence[str], flag: str, value: str) -> tuple[str, ...]:
+    """The words with this value of a flag that they have, in the form in which it is given; no other word changes."""
+    replaced = []
+    for before, word in zip(["", *words], words, strict=False):
+        joined = f"{flag}={value}" if word.startswith(f"{flag}=") else word
+        replaced.append(value if before == flag else joined)
+    return tuple(replaced)

@@ -1,6 +1,7 @@
 """`ddpm retrain` where nothing has to be trained: what it skips, what it finishes, what it leaves to others."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from diffusion.files import Folder
 from diffusion.process import DiffusionConfig
 from workflows import retrain, train
 from workflows.champions import promotion
-from workflows.cli import understood
+from workflows.cli import WRONG_CALL, judged, understood
 from workflows.commands.presets import preset
 from workflows.commands.saved_config import saved_config, with_named
 from workflows.config import Config, ModelConfig, RetrainStage, SampleStage, TrainStage
+from workflows.config_file import read_config
+from workflows.run import Stages, crown
 from workflows.storage import Environment, locked
 from workflows.tracking import ModelVersion, Tracker, champion_of, model_version
 
@@ -53,6 +56,11 @@ def test_nothing_is_done_for_the_same_data_or_too_little_new(of, num, min_new, w
     assert retrain.reason_to_skip(config, shards(num), of) == why
 
 
+def test_a_champion_that_somebody_else_registered_is_refused_in_a_line():
+    with pytest.raises(ValueError, match="champion must be a version that ddpm made: models:/x/3 was registered by"):
+        retrain.reason_to_skip(CONFIG, shards(10), ModelVersion("x", "3", "", {}, ""))
+
+
 @pytest.mark.parametrize(
     ("changed", "same"),
     [
@@ -74,6 +82,24 @@ def test_a_decision_is_known_by_what_affects_it(changed, same, tmp_path):
     assert (retrain.retrain_key(replace(CONFIG, **changed), tracker, shards(10), champion()) == key) is same
     assert retrain.retrain_key(CONFIG, tracker, shards(10, "other"), champion()) != key
     assert retrain.retrain_key(CONFIG, tracker, shards(10), None) != key
+
+
+def test_two_retrainings_on_a_cluster_have_a_config_each_whoever_is_sent_first(tmp_path):
+    environment = Environment(storage=str(tmp_path), tracking_uri="http://mlflow:5000")
+    configs = [replace(CONFIG, train=TrainStage(steps=steps)) for steps in (7, 8, 7)]
+    requests = [retrain.request_of(config, environment, "retrain-x", "/here") for config in configs]
+
+    for config, request in zip(configs, requests, strict=True):
+        ((uri, told),) = request.files.items()
+        (tmp_path / "config.json").write_bytes(told)
+
+        assert uri in request.argv
+        assert re.fullmatch("retrain-x-[0-9a-f]{16}.json", Path(uri).name)
+        assert read_config(str(tmp_path / "config.json")) == config
+    assert requests[0] == requests[2]
+    assert requests[0].argv != requests[1].argv
+    assert {request.key for request in requests} == {"retrain-x"}
+    assert not (tmp_path / "configs").exists()
 
 
 def test_both_are_judged_beside_what_neither_has_seen_and_by_class_where_there_are_classes():
@@ -219,6 +245,36 @@ def test_weights_of_another_network_are_no_beginning(whole, storage, changed, me
     config, data = replace(preset("smoke"), **changed), open_shard_set(Folder(whole["data"]))
     with pytest.raises(ValueError, match=message):
         train.start_weights(model_version(Tracker(Environment(storage=str(storage))), "smoke/1"), config, data)
+
+
+@pytest.fixture
+def foreign(copy):
+    """A version that somebody else registered, and made champion."""
+    client = Tracker(copy).client
+    made = client.create_model_version("smoke", "/nowhere")
+    client.set_registered_model_alias("smoke", "champion", made.version)
+    return model_version(Tracker(copy), f"smoke/{made.version}")
+
+
+@pytest.mark.ray
+def test_beside_a_champion_that_somebody_else_registered_a_run_leaves_its_model_a_candidate(copy, foreign):
+    stages = Stages(preset("smoke"), copy)
+    model = model_version(Tracker(copy), "smoke/1")
+    decision = crown(stages, model, stages.samples(model))
+
+    assert not decision.promoted
+    assert "models:/smoke/3 was registered by something else" in decision.why
+    assert champion_of(Tracker(copy), "smoke") == foreign
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("words", [["retrain", "smoke"], ["retrain", "--name=smoke"], ["promote", "smoke/3"]])
+def test_what_takes_a_model_of_ours_refuses_another_in_one_line(copy, foreign, words):
+    code, error = judged([*words, "--storage", copy.storage])
+
+    assert code == WRONG_CALL
+    assert "must be a version that ddpm made: models:/smoke/3 was registered by something else" in error
+    assert "\n" not in error
 
 
 @pytest.mark.ray

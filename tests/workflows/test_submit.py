@@ -2,22 +2,24 @@
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import ray
 from faulty_store import open_faulty_store
+from link import link_to
+from ray_head import job, open_head
 
 from diffusion.files import Folder
+from workflows.cli import understood
+from workflows.cluster.client import check_versions, open_client
 from workflows.cluster.credentials import CREDENTIALS_FILE
 from workflows.cluster.job_log import result_in
-from workflows.cluster.jobs import attach_or_submit, check_versions, follow, open_client, remote_request, stop
-from workflows.cluster.local import free_ports
+from workflows.cluster.jobs import attach_or_submit, follow, remote_request, stop
 from workflows.storage import JobFailed
 from workflows.submit import key_of, list_jobs, request_of, with_uris
 
@@ -30,6 +32,30 @@ def test_the_same_words_are_the_same_job():
     assert key_of(["run", "digits"]) == key_of(("run", "digits"))
     assert key_of(["run", "digits"]) != key_of(["run", "digits", "--num=3"])
     assert key_of(["run", "digits"]).startswith("run-")
+
+
+def test_in_another_folder_or_with_another_config_the_same_words_are_another_job(tmp_path):
+    config = tmp_path / "mine.yaml"
+    words, keys = ["run", "--config", str(config)], []
+    for text in ("name: a\n", "name: b\n"):
+        config.write_text(text)
+        keys += [key_of(words, "/here"), key_of(words, "/there")]
+        assert keys[-1] == key_of(words, "/there")
+
+    assert len(set(keys)) == 4
+
+
+def test_elsewhere_a_config_that_was_changed_is_another_job(tmp_path):
+    config, keys = tmp_path / "mine.yaml", []
+    with open_head() as head:
+        client = open_client(head.address)
+        for text in ("name: a\n", "name: b\n", "name: a\n"):
+            config.write_text(text)
+            words = ["run", "--config", str(config), "--storage", str(tmp_path / "storage")]
+            keys.append(request_of(client, words).key)
+
+    assert keys[0] == keys[2]
+    assert keys[0] != keys[1]
 
 
 def test_a_request_sends_our_two_packages_and_shows_no_more_of_credentials_than_their_place():
@@ -70,17 +96,52 @@ def test_elsewhere_a_storage_of_this_folder_is_refused(words):
         with_uris(words)
 
 
+@pytest.mark.parametrize("name", ["my config.yaml", "config", "run", "storage"])
 @pytest.mark.parametrize("is_joined", [True, False])
-def test_elsewhere_a_config_of_ours_comes_out_of_the_storage(tmp_path, is_joined):
-    config, storage = tmp_path / "my config.yaml", tmp_path / "storage"
-    config.write_text("name: mine\n")
-    words = [f"--config={config}"] if is_joined else ["--config", str(config)]
-    command = with_uris(["run", *words, "--storage", str(storage)])
-    (kept,) = (storage / "configs").iterdir()
+def test_elsewhere_a_config_of_ours_comes_out_of_the_storage_and_no_other_word_changes(
+    tmp_path, monkeypatch, is_joined, name
+):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("name: mine\n")
+    storage = tmp_path / "storage"
+    others = ["--storage", str(storage), "--source", f"s3://bucket/old-{name}-pictures"]
+    command, files = with_uris(["run", *([f"--config={name}"] if is_joined else ["--config", name]), *others])
+    ((uri, text),) = files.items()
 
-    assert kept.read_text() == config.read_text()
-    assert str(config) not in " ".join(command)
-    assert Folder(storage / "configs").uri in " ".join(command)
+    assert text == b"name: mine\n"
+    assert uri.startswith(f"{Folder(storage).uri}/configs/submitted-")
+    assert command == ("run", *([f"--config={uri}"] if is_joined else ["--config", uri]), *others)
+
+
+def test_a_dry_run_writes_and_sends_nothing_and_says_what_the_job_would_be_called(tmp_path, capsys):
+    config, storage = tmp_path / "mine.yaml", tmp_path / "storage"
+    config.write_text("name: mine\n")
+    with open_head() as head:
+        where = ["--address", head.address, "--json"]
+        command, args = understood(
+            ["submit", "--dry-run", *where, "--", "run", "--config", str(config), "--storage", str(storage)]
+        )
+        first = command.act(args)
+        key = first["submission_id"].removesuffix("-a1")
+        head.answers["GET /api/jobs/"] = (200, [job(f"{key}-a1", "FAILED"), job(f"{key}-a2", "RUNNING")])
+        attached = command.act(args)
+
+    assert (first["submission_id"], first["attached"]) == (f"{key}-a1", False)
+    assert (attached["submission_id"], attached["attached"]) == (f"{key}-a2", True)
+    assert [file in first["entrypoint"] for file in first["files"]] == [True]
+    assert json.loads(capsys.readouterr().err.partition("}\n{")[0] + "}") == first
+    assert not storage.exists()
+    assert not [asked for asked in head.asked if not asked.startswith("GET")]
+
+
+def test_what_a_job_reads_is_there_when_it_is_sent(tmp_path):
+    request = remote_request("run-1", ("run",), files={f"{tmp_path}/configs/a.yaml": b"name: mine\n"})
+    with open_head() as head:
+        head.answers["POST /api/jobs/"] = (200, {"job_id": "run-1-a1", "submission_id": "run-1-a1"})
+        sent = attach_or_submit(open_client(head.address), request)
+
+    assert sent == ("run-1-a1", False)
+    assert (tmp_path / "configs/a.yaml").read_bytes() == b"name: mine\n"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +175,19 @@ def test_a_wrong_call_is_one_line(ddpm, words, message):
 def test_what_no_job_can_do_is_refused(cluster, words, message):
     with pytest.raises(ValueError, match=message):
         request_of(open_client(cluster.dashboard), words)
+
+
+@pytest.mark.ray
+def test_a_head_of_this_machine_is_known_wherever_its_session_is_and_works_in_our_folder(
+    cluster, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("name: mine\n")
+    request = request_of(open_client(cluster.dashboard), ["run", "--config", "mine.yaml"])
+
+    assert request.folder == str(tmp_path)
+    assert request.argv == ("run", "--config", "mine.yaml")
+    assert request.files == {}
 
 
 @pytest.mark.ray
@@ -223,62 +297,6 @@ def test_a_job_has_credentials_that_nobody_sees(cluster, tmp_path):
     assert store.environment["AWS_SECRET_ACCESS_KEY"] not in json.dumps(
         [job.runtime_env for job in client.list_jobs() if job.submission_id == job_id]
     )
-
-
-class Link:
-    """A link to a server that can be cut: nobody answers any more, and who was talking is cut off."""
-
-    def __init__(self, port):
-        (self.port,) = free_ports(1)
-        self._to, self._open, self._threads = port, [], []
-        self.mend()
-
-    def mend(self):
-        self._server = socket.create_server(("127.0.0.1", self.port))
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
-
-    def cut(self):
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        self._thread.join()
-        for each in self._open:
-            end(each)
-        for thread in self._threads:
-            thread.join()
-        for each in self._open:
-            each.close()
-        self._open.clear()
-        self._threads.clear()
-
-    def _accept(self):
-        with suppress(OSError):
-            while True:
-                near = self._server.accept()[0]
-                far = socket.create_connection(("127.0.0.1", self._to))
-                self._open += [near, far]
-                for ends in ((near, far), (far, near)):
-                    self._threads.append(threading.Thread(target=pass_on, args=ends, daemon=True))
-                    self._threads[-1].start()
-
-
-def pass_on(a, b):
-    with suppress(OSError):
-        while data := a.recv(1 << 16):
-            b.sendall(data)
-    end(b)
-
-
-def end(connection):
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def link_to(address):
-    link = Link(int(address.rpartition(":")[2]))
-    yield link
-    link.cut()
 
 
 @pytest.mark.ray

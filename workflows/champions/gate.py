@@ -32,10 +32,16 @@ class Decision:
         return "; ".join(self.reasons)
 
 
-def decide(candidate: Metrics, champion: Metrics | None, gate: GateConfig) -> Decision:
-    """Promote or refuse. Without a champion (None) the guards alone decide; they see what was measured."""
+def decide(candidate: Metrics, champion: Metrics | None, gate: GateConfig, retrained: bool = False) -> Decision:
+    """Promote or refuse. Without a champion (None) the guards alone decide; they see what was measured.
+
+    Whether it copies must have been measured if it is to replace a champion, as a copy has the lowest distance of all,
+    or if nobody may look at it: `retrained`.
+    """
     better, why = (True, "there was no champion") if champion is None else compare(candidate, champion, gate)
     faults = list(guards(candidate, champion or {}, gate))
+    if COPIES not in candidate and gate.min_distance_ratio > 0 and (retrained or champion is not None):
+        faults.append("copies could not be measured: nothing is held out to tell by")
     if better and not faults:
         return Decision(True, (why,))
     return Decision(False, (*faults, *([] if better else [why])))

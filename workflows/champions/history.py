@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 PREFIX = "ddpm.champion."
 """of the tags of a registered model that hold the events; then the time, so that they sort"""
+INTENDED = "ddpm.champion_intended"
+"""tag of a registered model: the event that a command makes happen, written before it does anything"""
 ROLLBACK = "rollback"
 
 
@@ -37,6 +39,11 @@ class Event:
         value = asdict(self)
         return PREFIX + value.pop("at"), json.dumps(value)
 
+    @property
+    def intention(self) -> tuple[str, str]:
+        """Name and value of the tag that says that it is to happen."""
+        return INTENDED, json.dumps(asdict(self))
+
 
 def event_now(version: str, replaced: str, why: str, by: str) -> Event:
     """An event of this moment."""
@@ -47,6 +54,12 @@ def events_of(tags: Mapping[str, str]) -> list[Event]:
     """The events among a registered model's tags, oldest first."""
     names = sorted(name for name in tags if name.startswith(PREFIX))
     return [Event(at=name.removeprefix(PREFIX), **json.loads(tags[name])) for name in names]
+
+
+def unfinished_in(tags: Mapping[str, str]) -> Event | None:
+    """The event that a registered model's tags say was to happen, and do not tell of."""
+    intended = json.loads(tags.get(INTENDED, "null"))
+    return None if intended is None or PREFIX + intended["at"] in tags else Event(**intended)
 
 
 def line_of(events: Sequence[Event], current: str) -> list[str]:

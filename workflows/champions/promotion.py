@@ -1,11 +1,16 @@
-"""The alias `champion`: set after a decision or by hand, taken back, and never over somebody else's change."""
+"""The alias `champion`: set after a decision or by hand, taken back, and never over somebody else's change.
+
+What is to happen is written down before it does: what a killed command has begun, the next one finishes.
+"""
 
 from __future__ import annotations
 
 import json
 
+from ..progress import say
 from ..tracking import (
     CHAMPION,
+    DIGEST_TAG,
     OUTCOME_TAG,
     REASONS_TAG,
     ModelVersion,
@@ -18,7 +23,7 @@ from ..tracking import (
     tag_version,
 )
 from .gate import Decision
-from .history import ROLLBACK, Event, event_now, events_of, line_of
+from .history import INTENDED, ROLLBACK, Event, event_now, events_of, line_of, unfinished_in
 
 PROMOTED, REFUSED = "promoted", "refused"
 
@@ -37,7 +42,13 @@ def carry_out(tracker: Tracker, candidate: ModelVersion, champion: str, decision
 
 
 def promote(tracker: Tracker, model: ModelVersion, why: str) -> None:
-    """Make a version champion because somebody says so; if it is, nothing changes."""
+    """Make a version champion because somebody says so; if it is, nothing changes.
+
+    Raises ValueError if it is not one of ours.
+    """
+    if reason := why_foreign(model):
+        raise ValueError(f"model must be a version that ddpm made: {reason}")
+    _settle(tracker, model.name)
     champion = champion_of(tracker, model.name)
     if champion is None or champion.version != model.version:
         _crown(tracker, model, event_now(model.version, _number(champion), why, "promote"))
@@ -46,12 +57,15 @@ def promote(tracker: Tracker, model: ModelVersion, why: str) -> None:
 def rollback(tracker: Tracker, name: str, why: str) -> ModelVersion:
     """Make the champion before the present one's promotion champion again; that version.
 
-    A second rollback goes back one more. Raises ValueError if there is none, or it was deleted.
+    A second rollback goes back one more; one after a rollback that was killed finishes that. Raises ValueError if there
+    is none, or it was deleted.
     """
-    told, champion = history(tracker, name), champion_of(tracker, name)
+    finished, champion = _settle(tracker, name), champion_of(tracker, name)
     if champion is None:
         raise ValueError(f"{name} must have a champion to roll back, got none; make one: ddpm promote {name}/VERSION")
-    line = line_of(told, champion.version)
+    if finished is not None and finished.by == ROLLBACK:
+        return champion
+    line = line_of(history(tracker, name), champion.version)
     if len(line) < 2:
         raise ValueError(f"there is no champion of {name} before version {champion.version} to roll back to")
     if (model := find_version(tracker, name, line[-2])) is None:
@@ -63,6 +77,13 @@ def rollback(tracker: Tracker, name: str, why: str) -> ModelVersion:
     return model
 
 
+def why_foreign(model: ModelVersion) -> str:
+    """Why nothing can be drawn from a version, or compared with it: somebody else registered it; "" if we did."""
+    if DIGEST_TAG in model.tags:
+        return ""
+    return f"{model.uri} was registered by something else, and does not say what it was trained on"
+
+
 def history(tracker: Tracker, name: str) -> list[Event]:
     """Who became champion when and why, oldest first. Raises ValueError if there is no such model."""
     return events_of(model_tags(tracker, name))
@@ -70,14 +91,20 @@ def history(tracker: Tracker, name: str) -> list[Event]:
 
 def fallback(tracker: Tracker, name: str) -> str:
     """The URI of the version that a rollback would make champion; "" if there is none."""
-    champion = champion_of(tracker, name)
-    line = [] if champion is None else line_of(history(tracker, name), champion.version)
+    if (champion := champion_of(tracker, name)) is None:
+        return ""
+    tags = model_tags(tracker, name)
+    told, begun = events_of(tags), unfinished_in(tags)
+    if begun is not None and begun.version == champion.version:
+        told.append(begun)
+    line = line_of(told, champion.version)
     return f"models:/{name}/{line[-2]}" if len(line) > 1 else ""
 
 
 def _crown_unless_moved(
     tracker: Tracker, candidate: ModelVersion, champion: str, decision: Decision, by: str
 ) -> Decision:
+    _settle(tracker, candidate.name)
     now = _number(champion_of(tracker, candidate.name))
     event = event_now(candidate.version, champion, decision.why, by)
     if now == candidate.version:
@@ -90,9 +117,35 @@ def _crown_unless_moved(
 
 
 def _crown(tracker: Tracker, model: ModelVersion, event: Event) -> None:
-    """The alias, then the event: what is told has happened. Nothing excludes another one between question and answer:
-    MLflow sets an alias whatever it was.
+    """What is to happen, then the alias. Nothing excludes another one between question and answer: MLflow sets an alias
+    whatever it was.
     """
+    tag_model(tracker, model.name, event.intention)
+    _make_happen(tracker, model, event)
+
+
+def _settle(tracker: Tracker, name: str) -> Event | None:
+    """Finish what a killed command has begun, unless somebody has moved the alias since; what that was, if anything.
+
+    Raises ValueError if there is no such model.
+    """
+    event = unfinished_in(model_tags(tracker, name))
+    if event is None:
+        return None
+    now, model = _number(champion_of(tracker, name)), find_version(tracker, name, event.version)
+    begun = f"champion: making version {event.version} of {name} champion ({event.by})"
+    if model is None or now not in (event.version, event.replaced):
+        was, is_now = _called(event.replaced), "its own is deleted" if model is None else f"{_called(now)} is now"
+        say(f"{begun} was begun when {was} was champion, and {is_now}: it is left")
+        tag_model(tracker, name, (INTENDED, "null"))
+        return None
+    say(f"{begun} was begun, and is finished")
+    _make_happen(tracker, model, event)
+    return event
+
+
+def _make_happen(tracker: Tracker, model: ModelVersion, event: Event) -> None:
+    """The alias, then the event: what is told has happened."""
     set_alias(tracker, model, CHAMPION, {"ddpm.champion_since": event.at, "ddpm.champion_why": event.why})
     tag_model(tracker, model.name, event.tag)
 
@@ -109,5 +162,11 @@ def _number(model: ModelVersion | None) -> str:
 
 
 def _moved(before: str, now: str) -> str:
-    was, is_now = (f"version {number}" if number else "nobody" for number in (before, now))
-    return f"the champion was {was} when this was decided, and is {is_now} now; run again to compare with that"
+    return (
+        f"the champion was {_called(before)} when this was decided, and is {_called(now)} now; run again to compare "
+        f"with that"
+    )
+
+
+def _called(number: str) -> str:
+    return f"version {number}" if number else "nobody"

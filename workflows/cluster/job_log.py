@@ -14,7 +14,9 @@ from aiohttp import ClientError
 from ..progress import MARK, View, say
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobStatus
+
+    from .client import Client
 
 ERROR = "ddpm: error: "
 """how a command's last line on stderr begins when it fails"""
@@ -47,7 +49,7 @@ class Shown:
             self._length = max(self._length, end)
 
 
-def show_log(client: JobSubmissionClient, job_id: str, shown: Shown) -> None:
+def show_log(client: Client, job_id: str, shown: Shown) -> None:
     """Show the log as it comes. That the stream ends says nothing about the job: it is read anew until that is over."""
 
     async def read() -> None:
@@ -69,6 +71,8 @@ def last_word(log: str, job_id: str, status: JobStatus) -> str:
     errors = [line.removeprefix(ERROR) for line in log.splitlines() if line.startswith(ERROR)]
     if errors:
         return errors[-1]
+    if not log:
+        return f"job {job_id} ended as {status.value}; its log is not to be had"
     return f"job {job_id} ended as {status.value}; the end of its log:\n" + "\n".join(log.splitlines()[-20:])
 
 

@@ -5,33 +5,34 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import shlex
 import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import ray
-from ray.exceptions import AuthenticationError
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobStatus
 
 import diffusion
 import workflows
+from diffusion.files import Folder
 from diffusion.patience import patiently
 
 from ..progress import AS_LINES, say
 from ..storage import JobFailed
+from .client import Refused
 from .credentials import CREDENTIALS_FILE
 from .job_log import Shown, last_word, show_log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ..storage import Environment
+    from .client import Client
 
 for name in (
     "ray.dashboard.modules.job.sdk",
@@ -63,6 +64,8 @@ class JobRequest:
     """in which it runs; where the cluster was started, if nothing is said"""
     credentials: str = ""
     """path of a file there, of lines NAME=VALUE (see `credentials`)"""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """what it reads and is only here, by the URI that it reads it from: written there before it is submitted"""
 
     @property
     def entrypoint(self) -> str:
@@ -87,7 +90,12 @@ def local_request(key: str, argv: tuple[str, ...]) -> JobRequest:
 
 
 def remote_request(
-    key: str, argv: tuple[str, ...], python: str = "", folder: str = "", credentials: str = ""
+    key: str,
+    argv: tuple[str, ...],
+    python: str = "",
+    folder: str = "",
+    credentials: str = "",
+    files: Mapping[str, bytes] | None = None,
 ) -> JobRequest:
     """For a cluster: its interpreter runs it, with our two packages, which are sent along.
 
@@ -95,7 +103,8 @@ def remote_request(
     """
     packages = (diffusion.__path__[0], workflows.__path__[0])
     python = python or os.environ.get(PYTHON, "python")
-    return JobRequest(key, argv, python, packages, folder, credentials or os.environ.get(CREDENTIALS_FILE, ""))
+    credentials = credentials or os.environ.get(CREDENTIALS_FILE, "")
+    return JobRequest(key, argv, python, packages, folder, credentials, files or {})
 
 
 def cluster_address(environment: Environment) -> str:
@@ -110,41 +119,7 @@ def own_id() -> str:
     return found
 
 
-def open_client(address: str) -> JobSubmissionClient:
-    """A client of the cluster's Jobs API.
-
-    Raises ValueError if nobody answers there, if we may not ask, or if its Ray or Python is another than ours.
-    """
-    # Ray would prefer these to the address that it is given.
-    aside = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ}
-    try:
-        client = JobSubmissionClient(address)
-        versions = client._do_request("GET", "/api/v0/cluster_metadata").json()["data"]
-    except AuthenticationError:
-        raise ValueError(
-            f"the Ray cluster at {address} wants its token, got none or another: set RAY_AUTH_MODE=token, and "
-            f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-        ) from None
-    except (ConnectionError, OSError, RuntimeError, ValueError, LookupError) as err:
-        said = (str(err).splitlines() or [type(err).__name__])[0]
-        raise ValueError(f"no Ray cluster answers at address {address}: {said}") from None
-    finally:
-        os.environ.update(aside)
-    check_versions(address, versions["rayVersion"], versions["pythonVersion"])
-    return client
-
-
-def check_versions(address: str, ray_version: str, python_version: str) -> None:
-    """Raises ValueError if a cluster of these cannot work with us: the same Ray, and the same Python but its patch."""
-    ours = f"Ray {ray.__version__} on Python {platform.python_version()}"
-    if ray_version != ray.__version__ or python_version.split(".")[:2] != platform.python_version().split(".")[:2]:
-        raise ValueError(
-            f"the cluster at {address} must have {ours} as this machine has, got Ray {ray_version} on Python "
-            f"{python_version}"
-        )
-
-
-def run_job(client: JobSubmissionClient, request: JobRequest) -> None:
+def run_job(client: Client, request: JobRequest) -> None:
     """Run a command as a job and wait for it, drawing its progress. A live one of its key is attached to.
 
     Raises JobFailed with the job's own last word if it does not succeed, or if the cluster is away for ten minutes.
@@ -160,23 +135,28 @@ def run_job(client: JobSubmissionClient, request: JobRequest) -> None:
         raise
 
 
-def attach_or_submit(client: JobSubmissionClient, request: JobRequest) -> tuple[str, bool]:
+def attach_or_submit(client: Client, request: JobRequest) -> tuple[str, bool]:
     """The job of a request, and whether it was there: KEY-a1, or the live attempt, or the one after the last."""
     while True:
-        attempts = attempts_of(client, request.key)
-        if live := live_in(attempts):
-            return live, True
+        job_id, is_there = id_of(client, request)
+        if is_there:
+            return job_id, True
+        for uri, data in request.files.items():
+            Folder(uri).parent.write(Folder(uri).name, data)
         try:
-            job_id: str = client.submit_job(
-                submission_id=f"{request.key}-a{len(attempts) + 1}",
-                entrypoint=request.entrypoint,
-                runtime_env=request.runtime_env,
-            )
-        except RuntimeError as err:
-            if "already exists" not in str(err):  # somebody else submitted the same between the two questions
+            client.submit_job(submission_id=job_id, entrypoint=request.entrypoint, runtime_env=request.runtime_env)
+        except Refused as err:
+            if "already exists" not in err.text:  # somebody else submitted the same between the two questions
                 raise
         else:
             return job_id, False
+
+
+def id_of(client: Client, request: JobRequest) -> tuple[str, bool]:
+    """What the job of a request is called, as `attach_or_submit` says, and whether it is there."""
+    attempts = attempts_of(client, request.key)
+    live = live_in(attempts)
+    return live or f"{request.key}-a{len(attempts) + 1}", bool(live)
 
 
 def which(job_id: str, attached: bool) -> str:
@@ -184,17 +164,17 @@ def which(job_id: str, attached: bool) -> str:
     return f"attached to job {job_id}, which is already running" if attached else f"Ray job {job_id}"
 
 
-def follow(client: JobSubmissionClient, job_id: str, away_s: Sequence[float] = AWAY_S) -> str:
-    """Draw a job's progress until it is over; its whole log.
+def follow(client: Client, job_id: str, away_s: Sequence[float] = AWAY_S) -> str:
+    """Draw a job's progress until it is over; its whole log, or "" if that is not to be had.
 
     Raises JobFailed with the job's own last word if it does not succeed, or if the cluster is away for longer than all
-    of `away_s`.
+    of `away_s`, or comes back without the job.
     """
     shown = Shown()
     threading.Thread(target=show_log, args=(client, job_id, shown), name="job-log", daemon=True).start()
     try:
         status = _wait(client, job_id, away_s)
-        log: str = _asked(lambda: client.get_job_logs(job_id), job_id, away_s)
+        log = _log_of(client, job_id, away_s[:3])
         shown.up_to(log)
     finally:
         shown.close()
@@ -203,13 +183,13 @@ def follow(client: JobSubmissionClient, job_id: str, away_s: Sequence[float] = A
     return log
 
 
-def stop(client: JobSubmissionClient, job_id: str) -> JobStatus:
+def stop(client: Client, job_id: str) -> JobStatus:
     """SIGTERM to a job, which Ray kills after 3 s; what it came to."""
     client.stop_job(job_id)
     return _wait(client, job_id)
 
 
-def attempts_of(client: JobSubmissionClient, key: str) -> dict[str, JobStatus]:
+def attempts_of(client: Client, key: str) -> dict[str, JobStatus]:
     """What has become of the jobs of a key, by id: KEY-a1, KEY-a2, …"""
     known = {job.submission_id: job.status for job in client.list_jobs()}
     names = takewhile(known.__contains__, (f"{key}-a{number}" for number in count(1)))
@@ -221,10 +201,19 @@ def live_in(attempts: dict[str, JobStatus]) -> str:
     return next((name for name, status in attempts.items() if not status.is_terminal()), "")
 
 
-def _wait(client: JobSubmissionClient, job_id: str, away_s: Sequence[float] = AWAY_S) -> JobStatus:
+def _wait(client: Client, job_id: str, away_s: Sequence[float] = AWAY_S) -> JobStatus:
     while not (status := _asked(lambda: client.get_job_status(job_id), job_id, away_s)).is_terminal():
         time.sleep(POLL_S)
     return status
+
+
+def _log_of(client: Client, job_id: str, away_s: Sequence[float]) -> str:
+    """Of a job that is over; what became of it is known without."""
+    try:
+        log: str = _asked(lambda: client.get_job_logs(job_id), job_id, away_s)
+    except JobFailed:
+        return ""
+    return log
 
 
 def _asked(ask: Callable[[], R], job_id: str, away_s: Sequence[float]) -> R:
@@ -233,9 +222,14 @@ def _asked(ask: Callable[[], R], job_id: str, away_s: Sequence[float]) -> R:
     def once() -> R:
         try:
             return ask()
-        except RuntimeError as err:
-            if "status code 5" in str(err):  # a proxy before a head that is away
+        except Refused as err:
+            if err.status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # a proxy before a head that is away
                 raise OSError(str(err)) from None
+            if err.status == HTTPStatus.NOT_FOUND:  # it is said of a log, too, whose node has gone
+                raise JobFailed(
+                    f"the Ray cluster does not know job {job_id} any more: its head was started anew; the same command "
+                    f"goes on from what is there"
+                ) from None
             raise
 
     try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -46,7 +49,7 @@ def map_tasks(function: Callable[[S, C], R], specs: Iterable[S], common: C, work
     A task is retried if its worker dies or the storage fails it (OSError); what it raises
     else is raised here.
     """
-    task = ray.remote(on_worker(function)).options(
+    task = ray.remote(on_worker(_in_folder(str(Path.cwd()), function))).options(
         num_cpus=workers.cpus_per_worker,
         num_gpus=workers.gpus_per_worker,
         max_retries=3,
@@ -61,6 +64,20 @@ def map_tasks(function: Callable[[S, C], R], specs: Iterable[S], common: C, work
         running.append(task.remote(spec, shared))
     while running:
         yield _next_result(running)
+
+
+def _in_folder(folder: str, function: Callable[[S, C], R]) -> Callable[[S, C], R]:
+    """The same function, called in this folder on nodes that have it, as paths may be relative to it.
+
+    A worker's own is that in which Ray was started.
+    """
+
+    @functools.wraps(function)
+    def there(spec: S, common: C) -> R:
+        with chdir(folder) if Path(folder).is_dir() else nullcontext():
+            return function(spec, common)
+
+    return there
 
 
 def make_missing(

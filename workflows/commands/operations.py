@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 def submit(args: SubmitArgs) -> dict[str, Any]:
     """`ddpm submit`."""
     from .. import submit as stage
-    from ..cluster.jobs import open_client
+    from ..cluster.client import open_client
 
     if args.dry_run:
-        request = stage.request_of(open_client(args.where.address), args.command, args.python, args.credentials)
-        asked = {"submission_id": request.key, "entrypoint": request.entrypoint, "runtime_env": request.runtime_env}
+        client = open_client(args.where.address)
+        asked = stage.described(client, stage.request_of(client, args.command, args.python, args.credentials))
         print(json.dumps(asked, indent=2), file=sys.stderr if args.json else sys.stdout)
         return asked
     return asdict(stage.submit(args.where.address, args.command, args.python, args.credentials, args.follow))

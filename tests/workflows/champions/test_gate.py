@@ -12,16 +12,20 @@ NAN, INF = math.nan, math.inf
 NAME = "frechet_thumbnails"
 
 
+RATIO = "nearest_distance_ratio"
+
+
 def measured(value, noise=0.1, **others):
-    """Metrics with this distance and half that interval to each side."""
-    return {"n": 40.0, NAME: value, f"{NAME}_low": value - noise, f"{NAME}_high": value + noise, **others}
+    """Metrics with this distance and half that interval to each side, of pictures that are no copies."""
+    return {"n": 40.0, NAME: value, f"{NAME}_low": value - noise, f"{NAME}_high": value + noise, RATIO: 1.0, **others}
 
 
 def without(metrics, name):
     return {key: value for key, value in metrics.items() if key != name}
 
 
-COPIES = {"nearest_distance_ratio": 0.2}
+COPIES = {RATIO: 0.2}
+UNKNOWN = "copies could not be measured: nothing is held out"
 LOST = {"label_agreement_dataset_worst": 0.05}
 HAS = {"label_agreement_dataset_worst": 0.9}
 
@@ -48,12 +52,16 @@ HAS = {"label_agreement_dataset_worst": 0.9}
         (measured(1.0), measured(2.0, kernel_thumbnails=NAN), True, "better"),
         (measured(1.0, **COPIES), measured(2.0), False, "copies: nearest_distance_ratio 0.2 is below 0.5"),
         (measured(1.0, nearest_distance_ratio=0.5), measured(2.0), True, "better"),
+        (without(measured(1.0), RATIO), measured(2.0), False, UNKNOWN),
+        (without(measured(1.0), RATIO), without(measured(2.0), RATIO), False, UNKNOWN),
+        (measured(1.0), without(measured(2.0), RATIO), True, "better"),
         (measured(1.0, **LOST), measured(2.0, **HAS), False, "a class is lost: .* 0.05 is below 0.1"),
         (measured(1.0, **LOST), measured(2.0), False, "a class is lost"),
         (measured(1.0, **LOST), measured(2.0, **LOST), True, "better"),
         (measured(1.0, **HAS), measured(2.0, **LOST), True, "better"),
         (measured(1.0), None, True, "there was no champion"),
         ({}, None, True, "there was no champion"),
+        (without(measured(1.0), RATIO), None, True, "there was no champion"),
         (measured(NAN), None, False, f"not finite: {NAME} nan"),
         (measured(1.0, **COPIES), None, False, "copies"),
         (measured(1.0, **LOST), None, False, "a class is lost"),
@@ -66,6 +74,21 @@ def test_a_candidate_is_promoted_if_it_is_better_by_more_than_noise_and_nothing_
 
     assert decision.promoted is promoted
     assert re.search(reason, decision.why)
+
+
+def test_a_retraining_takes_no_first_champion_either_of_which_nothing_says_whether_it_copies():
+    candidate = without(measured(1.0), RATIO)
+
+    assert decide(candidate, None, GateConfig(), retrained=True).reasons == (f"{UNKNOWN} to tell by",)
+    assert decide(measured(1.0), None, GateConfig(), retrained=True).promoted
+
+
+@pytest.mark.parametrize("retrained", [True, False])
+def test_a_guard_that_lets_every_copy_pass_needs_nothing_measured(retrained):
+    candidate, gate = without(measured(1.0), RATIO), GateConfig(min_distance_ratio=0)
+
+    assert decide(candidate, measured(2.0), gate, retrained).promoted
+    assert decide(candidate, None, gate, retrained).promoted
 
 
 def test_a_refusal_has_all_its_reasons():

@@ -6,9 +6,10 @@ from itertools import count
 import pytest
 
 from workflows.champions.gate import Decision
+from workflows.champions.history import ROLLBACK
 from workflows.champions.promotion import carry_out, fallback, history, promote, rollback
 from workflows.storage import Environment
-from workflows.tracking import CHAMPION, Tracker, champion_of, find_version, model_version
+from workflows.tracking import CHAMPION, DIGEST_TAG, Tracker, champion_of, find_version, model_version
 
 YES, NO = Decision(True, ("it is better",)), Decision(False, ("it is worse", "it copies"))
 NAMES = (f"model-{number}" for number in count())
@@ -29,11 +30,15 @@ def tracker(place):
 
 @pytest.fixture
 def versions(tracker):
+    return made_versions(tracker)
+
+
+def made_versions(tracker):
     """Four versions of a model that no other test has, by their number; of number 0 there is none."""
     name = next(NAMES)
     tracker.client.create_registered_model(name)
     for _ in range(4):
-        tracker.client.create_model_version(name, "/nowhere")
+        tracker.client.create_model_version(name, "/nowhere", tags={DIGEST_TAG: "0" * 32})
     return [find_version(tracker, name, str(number)) for number in range(5)]
 
 
@@ -117,6 +122,99 @@ def test_what_was_killed_between_the_alias_and_the_history_is_told_of_by_the_nex
     assert told(tracker, versions) == [("1", "", "run"), ("2", "1", "retrain abc")]
 
 
+ACTS = {
+    "promote": lambda tracker, versions: promote(tracker, versions[4], "sharper"),
+    "rollback": lambda tracker, versions: rollback(tracker, versions[1].name, "blurred"),
+    "carry_out": lambda tracker, versions: carry_out(tracker, versions[4], "3", YES, "retrain abc"),
+}
+WRITES = ("set_registered_model_alias", "set_registered_model_tag", "set_model_version_tag")
+
+
+class Killed(BaseException):
+    """What a command meets that does nothing more."""
+
+
+def killed_at(call, tracker, act, monkeypatch):
+    """Whether a command that is killed before this one of its writes to MLflow has so many."""
+    writes = count()
+
+    def unless_killed(write):
+        def given(*words, **named):
+            if next(writes) == call:
+                raise Killed
+            return write(*words, **named)
+
+        return given
+
+    with monkeypatch.context() as patched:
+        for name in WRITES:
+            patched.setattr(tracker.client, name, unless_killed(getattr(tracker.client, name)))
+        try:
+            act()
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_killed_before_any_of_its_writes_and_called_again_a_command_comes_to_what_it_would_have(
+    tracker, monkeypatch, name
+):
+    found = []
+    for call in count():
+        versions = made_versions(tracker)
+        for version in versions[1:4]:
+            promote(tracker, version, "by hand")
+        was_killed = killed_at(call, tracker, lambda each=versions: ACTS[name](tracker, each), monkeypatch)
+        if was_killed:
+            ACTS[name](tracker, versions)
+        found.append((champion(tracker, versions), told(tracker, versions)))
+        if not was_killed:
+            break
+
+    assert len(found) > 4
+    assert all(each == found[-1] for each in found)
+    assert len(found[0][1]) == 4
+
+
+@pytest.mark.parametrize("call", range(5))
+def test_what_a_killed_rollback_began_is_finished_by_a_promotion_which_can_be_undone(
+    tracker, versions, monkeypatch, call
+):
+    for version in versions[1:3]:
+        promote(tracker, version, "by hand")
+    killed_at(call, tracker, lambda: ACTS["rollback"](tracker, versions), monkeypatch)
+    promote(tracker, versions[4], "sharper")
+    begun = [("1", "2", ROLLBACK), ("4", "1", "promote")] if call else [("4", "2", "promote")]
+
+    assert told(tracker, versions)[2:] == begun
+    assert rollback(tracker, versions[1].name, "").version == ("1" if call else "2")
+
+
+@pytest.mark.parametrize("call", range(1, 5))
+def test_what_was_begun_before_somebody_else_moved_the_alias_is_left_and_that_is_said(
+    tracker, versions, monkeypatch, call, capsys
+):
+    for version in versions[1:3]:
+        promote(tracker, version, "by hand")
+    killed_at(call, tracker, lambda: ACTS["rollback"](tracker, versions), monkeypatch)
+    tracker.client.set_registered_model_alias(versions[1].name, CHAMPION, "3")
+    back = [rollback(tracker, versions[1].name, "").version for _ in range(2)]
+
+    assert "was begun when version 2 was champion, and version 3 is now: it is left" in capsys.readouterr().err
+    assert back == ["2", "1"]
+    assert champion(tracker, versions) == 1
+
+
+def test_what_was_begun_with_a_version_that_was_deleted_is_left(tracker, versions, monkeypatch):
+    for version in versions[1:3]:
+        promote(tracker, version, "by hand")
+    killed_at(1, tracker, lambda: promote(tracker, versions[4], "sharper"), monkeypatch)
+    tracker.client.delete_model_version(versions[1].name, "4")
+
+    assert rollback(tracker, versions[1].name, "").version == "1"
+
+
 def test_rollbacks_go_back_one_by_one_and_end_at_the_first(tracker, versions):
     name = versions[1].name
     for version in versions[1:4]:
@@ -166,3 +264,12 @@ def test_what_a_rollback_would_lead_to_is_known_beforehand(tracker, versions):
 
     assert before == ["", "", f"models:/{name}/1"]
     assert fallback(tracker, name) == rollback(tracker, name, "").uri
+
+
+def test_what_a_rollback_would_lead_to_is_known_after_one_that_was_killed(tracker, versions, monkeypatch):
+    for version in versions[1:4]:
+        promote(tracker, version, "by hand")
+    killed_at(4, tracker, lambda: ACTS["rollback"](tracker, versions), monkeypatch)
+
+    assert champion(tracker, versions) == 2
+    assert fallback(tracker, versions[1].name) == f"models:/{versions[1].name}/1"
