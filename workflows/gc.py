@@ -184,7 +184,7 @@ def in_storage(storage: Folder) -> Iterator[Thing]:
         for entry in _entries(storage, f"features/{network}"):
             yield _thing(storage, f"features/{network}/{entry}", "features", {f"features:{entry}"})
     for entry in _entries(storage, "configs"):
-        yield _thing(storage, f"configs/{entry}", "config")
+        yield _thing(storage, f"configs/{entry}", "config", {f"configs/{entry.rpartition('-')[0]}"})  # but its hash
     for entry in _entries(storage, "reports"):
         yield _thing(storage, f"reports/{entry}", "report", {f"of:{word}" for word in HEX.findall(entry)})
 
@@ -295,6 +295,6 @@ def _made_by(run: StoredRun) -> set[str]:
         made |= {f"configs/shard-{run.experiment}-{key}{how}.json" for how in ("", "-append")}
         made |= {*_data_links(tags[DIGEST_TAG]), _uri(tags[URI_TAG])} if DIGEST_TAG in tags else set()
     if stage == "retrain":
-        made.add(f"configs/retrain-{run.experiment}.json")
+        made.add(f"configs/retrain-{run.experiment}")
     made |= {f"features:{tags[tag]}" for tag in (DIGEST_TAG, FEATURES_OF_TAG) if tag in tags}
     return made

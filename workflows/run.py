@@ -141,7 +141,7 @@ class Stages:
         """The sample run."""
         key = sample.sample_key(self.config.sample, model)
         flags = ("--model", model.uri)
-        return self._result("sample", key, lambda: sample.finished(self.config, self.environment, model), flags)
+        return self._result("sample", key, lambda: sample.finished(self.config.sample, self.environment, model), flags)
 
     def evaluation(self, samples: sample.SampleRun, data: ShardSet, stage: EvaluateStage) -> TrackedRun:
         """The samples measured beside this data."""
@@ -207,6 +207,7 @@ def _evaluate_flags(stage: EvaluateStage) -> list[str]:
         "--features": stage.features,
         "--reference": [stage.reference],
         "--reference-images": [stage.reference_images],
+        "--bits-images": [stage.bits_images],
         "--inception-weights": [stage.inception_weights] if stage.inception_weights else [],
         "--num-workers": [stage.num_workers],
         "--cpus-per-worker": [stage.cpus_per_worker],

@@ -40,7 +40,7 @@ from .tracking import DIGEST_TAG, URI_TAG, ModelVersion, TrackedRun, Tracker, de
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .config import Config, JudgeConfig, SampleStage, Workers
+    from .config import JudgeConfig, SampleStage, Workers
     from .drawing import ModelFiles
     from .metrics.features import NetFile
     from .storage import Environment
@@ -72,14 +72,14 @@ def sample_key(stage: SampleStage, model: ModelVersion) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def finished(config: Config, environment: Environment, model: ModelVersion) -> SampleRun | None:
+def finished(stage: SampleStage, environment: Environment, model: ModelVersion) -> SampleRun | None:
     """This very sample run, if it is done and judged as asked, and its pictures are still there."""
-    key = sample_key(config.sample, model)
-    tracked = Tracker(environment).finished(config.name, "sample", key)
+    key = sample_key(stage, model)
+    tracked = Tracker(environment).finished(model.name, "sample", key)
     folder = environment.samples(key)
     if tracked is None or not folder.exists(GRID):
         return None
-    judged = judged_by(config.sample) <= set(tracked.tags.get(JUDGED_TAG, "").split())
+    judged = judged_by(stage) <= set(tracked.tags.get(JUDGED_TAG, "").split())
     return SampleRun(folder, tracked) if judged or training_data(model) is None else None
 
 
@@ -96,30 +96,30 @@ def training_data(model: ModelVersion) -> ShardSet | None:
         return None
 
 
-def run(config: Config, environment: Environment, model: ModelVersion) -> SampleRun:
+def run(stage: SampleStage, environment: Environment, model: ModelVersion) -> SampleRun:
     """Draw the pictures, or those that are missing, and log them with their metrics.
 
     A second call while the first is at work waits, and has what that made. Raises ValueError for settings that the
     model cannot serve.
     """
     check_storage(environment)
-    key = sample_key(config.sample, model)
+    key = sample_key(stage, model)
     with locked(environment, f"sample-{key}", wait_s=FOR_EVER):
-        if (done := finished(config, environment, model)) is not None:
+        if (done := finished(stage, environment, model)) is not None:
             say(f"samples: reused {done.folder.uri}")
             return done
         files = model_files(model.uri, pull_model(model))
-        check_sampler(config.sample, loaded(files))
-        chosen_labels(config.sample.labels, loaded(files).classes)
-        check_nets(environment, config.sample)
-        with connected(environment, config.sample), exclusive(f"sample-{key}"):
-            if (done := finished(config, environment, model)) is not None:  # by another driver of this cluster
+        check_sampler(stage, loaded(files))
+        chosen_labels(stage.labels, loaded(files).classes)
+        check_nets(environment, stage)
+        with connected(environment, stage), exclusive(f"sample-{key}"):
+            if (done := finished(stage, environment, model)) is not None:  # by another driver of this cluster
                 return done
-            workers = drawing_workers(config.sample)
+            workers = drawing_workers(stage)
             warm_up(draw_part, workers)
             tracker = Tracker(environment)
-            run_id = tracker.start(config.name, "sample", key, lineage_tags(model), to_plain(config.sample))
-            job = _Job(config, environment, tracker, model, files, run_id, environment.samples(key), key, workers)
+            run_id = tracker.start(model.name, "sample", key, lineage_tags(model), to_plain(stage))
+            job = _Job(stage, environment, tracker, model, files, run_id, environment.samples(key), key, workers)
             with tracker.ending(run_id):
                 job.work()
         return SampleRun(job.folder, tracker.run(run_id))
@@ -129,7 +129,7 @@ def run(config: Config, environment: Environment, model: ModelVersion) -> Sample
 class _Job:
     """A sample run at work."""
 
-    config: Config
+    stage: SampleStage
     environment: Environment
     tracker: Tracker
     model: ModelVersion
@@ -142,13 +142,13 @@ class _Job:
 
     def work(self) -> None:
         """Draw, judge, log; the grid, last, says that all is there."""
-        stage, data, nets = self.config.sample, training_data(self.model), []
+        stage, data, nets = self.stage, training_data(self.model), []
         if data is None:
             say(f"samples: not judged, the training data {self.model.tags[URI_TAG]} cannot be read")
         elif stage.features:
-            nets = feature_nets(self.environment, self.tracker, stage, self.config.name, data)
+            nets = feature_nets(self.environment, self.tracker, stage, self.model.name, data)
         shards = self._draw(nets)
-        self.folder.write_json("config.json", to_plain(self.config))
+        self.folder.write_json("config.json", {"model": self.model.uri, "sample": to_plain(stage)})
         grid = self._grid(shards)
         if data is not None:
             self._show_data(data)
@@ -159,7 +159,7 @@ class _Job:
 
     def _draw(self, nets: Sequence[NetFile]) -> ShardSet:
         """The pictures as a shard set, of the same format as training data, and their features."""
-        stage, model = self.config.sample, loaded(self.files)
+        stage, model = self.stage, loaded(self.files)
         outs = [features_of(self.environment, net, self.key) for net in nets]
         if self.folder.exists(DATASET):
             return open_shard_set(self.folder)
@@ -195,7 +195,7 @@ class _Job:
 
     def _grid(self, shards: ShardSet) -> bytes:
         images, _ = read_first(shards, "train", GRID_IMAGES)
-        num_columns = grid_columns(len(chosen_labels(self.config.sample.labels, shards.classes)))
+        num_columns = grid_columns(len(chosen_labels(self.stage.labels, shards.classes)))
         return encode_png(image_grid(images, num_columns, GRID_PIXELS))
 
     def _show_data(self, data: ShardSet) -> None:
@@ -206,8 +206,8 @@ class _Job:
 
     def _judge(self, shards: ShardSet, data: ShardSet, nets: Sequence[NetFile], grid: bytes) -> None:
         """The metrics, onto the run and, if that is the very data it has learned from, onto the model's own page."""
-        stage = self.config.sample
-        self.tracker.log_dataset(self.run_id, self.config.name, data.digest, data.folder.uri, "reference")
+        stage = self.stage
+        self.tracker.log_dataset(self.run_id, self.model.name, data.digest, data.folder.uri, "reference")
         metrics = held_out_bits(self.files, data, stage.bits_images, stage) if stage.bits_images else {}
         if nets:
             measured = measure(self.environment, Subject(shards, "train", self.key), data, nets, stage, stage)

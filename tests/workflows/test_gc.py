@@ -201,6 +201,19 @@ def test_a_champion_keeps_its_data_when_that_was_added_to_and_the_storage_lies_e
 
 
 @pytest.mark.ray
+def test_the_configs_of_retrainings_that_are_long_over_are_garbage_and_those_of_nobody_are_left(copy):
+    environment, client = copy
+    tracker = Tracker(environment)
+    client.set_terminated(tracker.start("smoke", "retrain", "a" * 16, {}, {}))
+    for name in ("smoke", "others"):
+        (environment.folder / "configs").write(f"retrain-{name}-{'b' * 16}.json", b"{}")
+    kept, collected = collect(environment), collect(environment, keep_days=0)
+
+    assert f"configs/retrain-smoke-{'b' * 16}.json" in found(collected.garbage) - found(kept.garbage)
+    assert f"configs/retrain-others-{'b' * 16}.json" in found(collected.untracked)
+
+
+@pytest.mark.ray
 def test_what_no_run_made_is_named_and_left(copy):
     environment, client = copy
     forget(client, "candidate", "champion")

@@ -96,3 +96,16 @@ def test_a_model_is_trained_on_samples(ddpm, sample, place, cluster):
     assert model_version(Tracker(Environment(storage=str(place))), "drawn/1").tags["ddpm.dataset_digest"] == (
         open_shard_set(Folder(place / "data/drawn")).digest
     )
+
+
+@pytest.mark.chaos
+def test_a_model_of_more_than_a_thousand_timesteps_is_sampled_in_as_many(ddpm, place, cluster):
+    where = ("--storage", str(place), "--address", cluster.address, "--json")
+    ddpm("train", "smoke", "--name", "long", "--data", str(place / "data/smoke"), "--steps", "1",
+         "--diffusion.num-timesteps", "1500", *where)  # fmt: skip
+    words = ("--model", "long@candidate", "--sampler", "ddim", "--num", "4", "--features", "thumbnails")
+    drawn = ddpm("sample", "--steps", "1500", *words, *where)
+    refused = ddpm("sample", "--steps", "1501", *words, *where, check=False)
+
+    assert open_shard_set(Folder(json.loads(drawn.stdout.splitlines()[-1])["samples"])).num_samples("train") == 4
+    assert "steps must be at most 1500 for this model, got 1501" in refused.stderr

@@ -100,8 +100,7 @@ def sample(args: SampleArgs) -> dict[str, Any]:
 
     model = model_version(Tracker(args.where), args.model or args.name)
     saved = {name: value for name, value in model.sampler.items() if name in args.unsaid}
-    config = Config(name=model.name, sample=replace(args.sample, **saved))
-    return show_samples(stage.run(config, args.where, model))
+    return show_samples(stage.run(replace(args.sample, **saved), args.where, model))
 
 
 def evaluate(args: EvaluateArgs) -> dict[str, Any]:
