@@ -17,7 +17,7 @@ from diffusion.settings import narrowed
 
 from . import report, train
 from .champions.gate import Decision, decide
-from .champions.promotion import PROMOTED, REFUSED, carry_out, history, why_foreign
+from .champions.promotion import PROMOTED, REFUSED, carry_out, history
 from .cluster.client import folder_on, open_client
 from .cluster.jobs import (
     JobRequest,
@@ -46,6 +46,7 @@ from .tracking import (
     champion_of,
     check_server,
     find_version,
+    why_foreign,
 )
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from diffusion.data.sources import check_source
 
 from . import evaluate, sample, shard, train
 from .champions.gate import Decision, decide
-from .champions.promotion import carry_out, why_foreign
+from .champions.promotion import carry_out
 from .cluster.client import folder_on, open_client
 from .cluster.jobs import cluster_address, local_request, remote_request, run_job
 from .cluster.local import start_local_ray
@@ -18,7 +18,7 @@ from .config_file import to_plain
 from .logged_samples import GRID
 from .progress import say
 from .storage import JobFailed, check_storage
-from .tracking import DIGEST_TAG, Tracker, champion_of, check_server
+from .tracking import DIGEST_TAG, Tracker, champion_of, check_server, why_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,7 +23,7 @@ from workflows.config import Config, ModelConfig, RetrainStage, SampleStage, Tra
 from workflows.config_file import read_config
 from workflows.run import Stages, crown
 from workflows.storage import Environment, locked
-from workflows.tracking import ModelVersion, Tracker, champion_of, model_version
+from workflows.tracking import ModelVersion, Tracker, champion_of, find_version, model_version
 
 CONFIG = Config(name="x")
 
@@ -253,7 +253,7 @@ def foreign(copy):
     client = Tracker(copy).client
     made = client.create_model_version("smoke", "/nowhere")
     client.set_registered_model_alias("smoke", "champion", made.version)
-    return model_version(Tracker(copy), f"smoke/{made.version}")
+    return find_version(Tracker(copy), "smoke", made.version)
 
 
 @pytest.mark.ray

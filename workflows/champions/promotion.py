@@ -10,7 +10,6 @@ import json
 from ..progress import say
 from ..tracking import (
     CHAMPION,
-    DIGEST_TAG,
     OUTCOME_TAG,
     REASONS_TAG,
     ModelVersion,
@@ -42,12 +41,7 @@ def carry_out(tracker: Tracker, candidate: ModelVersion, champion: str, decision
 
 
 def promote(tracker: Tracker, model: ModelVersion, why: str) -> None:
-    """Make a version champion because somebody says so; if it is, nothing changes.
-
-    Raises ValueError if it is not one of ours.
-    """
-    if reason := why_foreign(model):
-        raise ValueError(f"model must be a version that ddpm made: {reason}")
+    """Make a version champion because somebody says so; if it is, nothing changes."""
     _settle(tracker, model.name)
     champion = champion_of(tracker, model.name)
     if champion is None or champion.version != model.version:
@@ -75,13 +69,6 @@ def rollback(tracker: Tracker, name: str, why: str) -> ModelVersion:
         )
     _crown(tracker, model, event_now(model.version, champion.version, why, ROLLBACK))
     return model
-
-
-def why_foreign(model: ModelVersion) -> str:
-    """Why nothing can be drawn from a version, or compared with it: somebody else registered it; "" if we did."""
-    if DIGEST_TAG in model.tags:
-        return ""
-    return f"{model.uri} was registered by something else, and does not say what it was trained on"
 
 
 def history(tracker: Tracker, name: str) -> list[Event]:

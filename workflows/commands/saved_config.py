@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from diffusion.data.shard_set import open_shard_set
 
-from ..champions.promotion import why_foreign
 from ..config_file import from_plain, to_plain
 from ..tracking import Tracker, model_version
 
@@ -21,16 +20,12 @@ if TYPE_CHECKING:
 def saved_config(environment: Environment, name: str) -> Config:
     """What NAME was made with: the data as its shard set says, all else as its champion's training does.
 
-    Raises FileNotFoundError if there is no shard set, ValueError if there is no champion, or its settings are gone, or
-    never were ours.
+    Raises FileNotFoundError if there is no shard set, ValueError if there is no champion, or it is not ours, or
+    its settings are gone.
     """
     data = open_shard_set(environment.data(name)).config
     tracker = Tracker(environment)
     champion = model_version(tracker, name)
-    if reason := why_foreign(champion):
-        raise ValueError(
-            f"champion must be a version that ddpm made: {reason}; make another one champion: ddpm promote"
-        )
     folder = environment.training(tracker.run(champion.run_id).key)
     if not folder.exists("config.json"):
         raise ValueError(

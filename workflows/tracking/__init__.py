@@ -18,6 +18,7 @@ from .registry import (
     set_alias,
     tag_model,
     tag_version,
+    why_foreign,
 )
 from .runs import (
     DIGEST_TAG,
@@ -75,4 +76,5 @@ __all__ = [
     "tag_model",
     "tag_version",
     "tree_of",
+    "why_foreign",
 ]

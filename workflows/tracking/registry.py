@@ -20,7 +20,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 import diffusion
 
 from .artifacts import Artifacts
-from .model_files import FILES_TAG, WEIGHTS_TAG, fetch_model, write_sums
+from .model_files import FILES_TAG, fetch_model, write_sums
 from .refusals import check_absent
 from .runs import DIGEST_TAG
 
@@ -185,11 +185,16 @@ def model_version(tracker: Tracker, uri: str) -> ModelVersion:
         check_absent(err)
         raise ValueError(f"there is no model {uri} in {tracker.uri}; {_known(tracker, name)}") from None
     found = version_of(made)
-    if not {DIGEST_TAG, WEIGHTS_TAG} <= found.tags.keys():
-        raise ValueError(
-            f"{found.uri} in {tracker.uri} must be a model that ddpm has trained: it has no tag {DIGEST_TAG}"
-        )
+    if reason := why_foreign(found):
+        raise ValueError(f"model must be a version that ddpm made: {reason}")
     return found
+
+
+def why_foreign(model: ModelVersion) -> str:
+    """Why nothing can be drawn from a version, or compared with it: somebody else registered it; "" if we did."""
+    if DIGEST_TAG in model.tags:
+        return ""
+    return f"{model.uri} was registered by something else, and does not say what it was trained on"
 
 
 def versions_of_run(tracker: Tracker, run_id: str) -> list[ModelVersion]:
