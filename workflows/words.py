@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def value_of(words: Sequence[str], flag: str) -> str:
     """The value of a flag, given as `FLAG VALUE` or `FLAG=VALUE`; "" if it is not there."""
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words, ""][1:], strict=True):
         if word == flag:
             return after
         if word.startswith(f"{flag}="):
