@@ -11,7 +11,7 @@ import ray
 
 def job(job_id, status, **others):
     """A job as Ray's Jobs API shows it."""
-    return {"type": "SUBMISSION", "submission_id": job_id, "status": status, "entrypoint": "", **others}
+    return {"type": "SUBMISSION", "submission_id": job_id, "status": status, **{"entrypoint": ""} | others}
 
 
 NODES = "GET /nodes?view=summary&nocache=1"

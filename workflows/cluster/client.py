@@ -94,7 +94,7 @@ def is_here(client: Client) -> bool:
     """
     session: str = client._do_request("GET", "/api/version").json()["session_name"]
     usual = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / session  # noqa: S108 - that is Ray's
-    return any(folder.name == session and folder.exists() for folder in (usual, *_sessions(client)))
+    return usual.exists() or any(folder.name == session and folder.exists() for folder in _sessions(client))
 
 
 def _sessions(client: Client) -> Iterator[Path]:

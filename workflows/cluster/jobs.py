@@ -24,12 +24,15 @@ from diffusion.patience import patiently
 
 from ..progress import AS_LINES, say
 from ..storage import JobFailed
+from ..words import value_of
 from .client import Refused
 from .credentials import CREDENTIALS_FILE
 from .job_log import Shown, last_word, show_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from ray.job_submission import JobDetails
 
     from ..storage import Environment
     from .client import Client
@@ -153,9 +156,15 @@ def attach_or_submit(client: Client, request: JobRequest) -> tuple[str, bool]:
 
 
 def id_of(client: Client, request: JobRequest) -> tuple[str, bool]:
-    """What the job of a request is called, as `attach_or_submit` says, and whether it is there."""
+    """What the job of a request is called, as `attach_or_submit` says, and whether it is there.
+
+    One that works in another storage makes nothing that is found in this one: it is an attempt of somebody else's.
+    """
     attempts = attempts_of(client, request.key)
-    live = live_in(attempts)
+    storage = value_of(request.argv, "--storage")
+    live = live_in(
+        {name: job for name, job in attempts.items() if value_of(shlex.split(job.entrypoint), "--storage") == storage}
+    )
     return live or f"{request.key}-a{len(attempts) + 1}", bool(live)
 
 
@@ -189,16 +198,16 @@ def stop(client: Client, job_id: str) -> JobStatus:
     return _wait(client, job_id)
 
 
-def attempts_of(client: Client, key: str) -> dict[str, JobStatus]:
-    """What has become of the jobs of a key, by id: KEY-a1, KEY-a2, …"""
-    known = {job.submission_id: job.status for job in client.list_jobs()}
+def attempts_of(client: Client, key: str) -> dict[str, JobDetails]:
+    """The jobs of a key, by id: KEY-a1, KEY-a2, …"""
+    known = {job.submission_id: job for job in client.list_jobs()}
     names = takewhile(known.__contains__, (f"{key}-a{number}" for number in count(1)))
     return {name: known[name] for name in names}
 
 
-def live_in(attempts: dict[str, JobStatus]) -> str:
+def live_in(attempts: dict[str, JobDetails]) -> str:
     """The id of the one that is not over; "" if there is none."""
-    return next((name for name, status in attempts.items() if not status.is_terminal()), "")
+    return next((name for name, job in attempts.items() if not job.status.is_terminal()), "")
 
 
 def _wait(client: Client, job_id: str, away_s: Sequence[float] = AWAY_S) -> JobStatus:
