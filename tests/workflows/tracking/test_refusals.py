@@ -9,7 +9,7 @@ from workflows.champions.gate import Decision
 from workflows.champions.promotion import carry_out, history
 from workflows.cli import judged
 from workflows.storage import Environment, JobFailed
-from workflows.tracking import OUTCOME_TAG, Tracker, champion_of, find_version, model_version
+from workflows.tracking import DIGEST_TAG, OUTCOME_TAG, Tracker, champion_of, find_version, model_version
 
 YES = Decision(True, ("it is better",))
 
@@ -21,7 +21,7 @@ def champion(tmp_path_factory):
     client = Tracker(environment).client
     client.create_registered_model("pets")
     for _ in range(2):
-        client.create_model_version("pets", "/nowhere")
+        client.create_model_version("pets", "/nowhere", tags={DIGEST_TAG: "0" * 32})
     first = model_version(Tracker(environment), "pets/1")
     carry_out(Tracker(environment), first, "", YES, "run")
     return environment, first
